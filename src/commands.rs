@@ -11,13 +11,15 @@
 use std::time::Duration;
 
 use crate::protocol::text::split_word;
-use crate::protocol::{Refusal, Stamp};
+use crate::protocol::{Refusal, Stamp, When};
 
 mod format;
+mod local_times;
 mod mistakes;
 mod parse;
 
 pub use format::{on_off, usage};
+pub use local_times::with_moments;
 pub use mistakes::{behind_blanks, word_behind_blanks};
 use parse::{
     Args, read_ban, read_history, read_mute, read_ping, read_resume, read_search, read_set, target,
@@ -49,8 +51,49 @@ pub enum MessageTarget<'a> {
 pub struct HistoryRange {
     /// The maximum number of messages.
     pub count: usize,
-    /// Returns the first messages after this id; `None` returns the latest.
+    /// Only messages before this id.
+    pub before: Option<u64>,
+    /// Only messages after this id.
     pub after: Option<u64>,
+    /// Only messages of a period that begins with this time.
+    pub since: Option<When>,
+    /// Only messages of a period that ends with this time.
+    pub until: Option<When>,
+}
+
+impl HistoryRange {
+    /// The latest messages, at most `count`.
+    #[must_use]
+    pub fn latest(count: usize) -> Self {
+        Self { count, before: None, after: None, since: None, until: None }
+    }
+
+    /// The first messages after an id, at most `count`.
+    #[must_use]
+    pub fn after(count: usize, id: u64) -> Self {
+        Self { after: Some(id), ..Self::latest(count) }
+    }
+
+    /// Whether the messages nearest to the start of the range are returned, and not the latest.
+    #[must_use]
+    pub fn is_forward(&self) -> bool {
+        self.after.is_some() || self.since.is_some()
+    }
+}
+
+/// The argument of `/search`: words, and filters among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SearchQuery<'a> {
+    /// The words and the filters, as written.
+    text: &'a str,
+    /// The author.
+    pub from: Option<&'a str>,
+    /// The room, from `in:` or as the last word.
+    pub room: Option<&'a str>,
+    /// The start of a period.
+    pub since: Option<When>,
+    /// The end of a period.
+    pub until: Option<When>,
 }
 
 /// A per-session setting of `/set`.
@@ -94,7 +137,7 @@ pub enum Command<'a> {
     List,
     Topic { text: Option<&'a str> },
     History { rows: HistoryRange, thread: Option<MessageTarget<'a>> },
-    Search { text: &'a str, room: Option<&'a str> },
+    Search { query: SearchQuery<'a> },
     Nick { name: &'a str },
     Away { text: Option<&'a str> },
     Back,
@@ -495,11 +538,18 @@ pub const TABLE: &[Row] = &[
         aliases: &[],
         args: &[
             arg("[N]", ArgKind::Free),
-            arg("[after ID]", ArgKind::Free),
+            arg("[before ID|after ID]", ArgKind::Free),
+            arg("[since WHEN]", ArgKind::Free),
+            arg("[until WHEN]", ArgKind::Free),
             arg("[ROOM|NAME]", ArgKind::PersonOrRoom),
         ],
         help: "show earlier messages of a room or of your conversation with a person",
-        examples: &["/history", "/history 50 #ops", "/history after 42 bob"],
+        examples: &[
+            "/history",
+            "/history 50 #ops",
+            "/history after 42 bob",
+            "/history since yesterday until 9:00",
+        ],
         before_login: false,
         is_activity: true,
         changes: Changes::Nothing,
@@ -512,8 +562,13 @@ pub const TABLE: &[Row] = &[
         group: Group::History,
         aliases: &[],
         args: &[arg("TEXT", ArgKind::Free), arg("[#ROOM]", ArgKind::Room)],
-        help: "find messages that contain all the words, in your rooms and conversations",
-        examples: &["/search deploy failed", "/search deploy failed #ops"],
+        help: "find messages that contain all the words, in your rooms and conversations; \
+               from:NAME, in:ROOM, since:WHEN and until:WHEN narrow it, WORD* finds beginnings",
+        examples: &[
+            "/search deploy failed",
+            "/search deploy* from:bob in:ops",
+            "/search since:2026-11-29 until:2h failed",
+        ],
         before_login: false,
         is_activity: true,
         changes: Changes::Nothing,

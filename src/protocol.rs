@@ -38,6 +38,8 @@ pub mod words;
 
 pub mod units;
 
+pub mod when;
+
 pub mod failure;
 
 pub mod features;
@@ -63,6 +65,7 @@ pub use name::{Key, LOBBY, Name, RoomName};
 pub use reply::{Moderation, Reply};
 pub use tags::{Cid, Tags, UserId};
 pub use units::Stamp;
+pub use when::When;
 
 /// The protocol's name and version, as in `[HELLO]` and `[VERSION]`.
 pub const VERSION: &str = "chatty/1";

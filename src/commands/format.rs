@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::{Arg, Command, MessageTarget, Row};
+use super::{Arg, Command, HistoryRange, MessageTarget, Row};
 use crate::protocol::units::show_duration;
 
 impl Row {
@@ -92,14 +92,21 @@ impl fmt::Display for Command<'_> {
             Self::Join { room, key } => put(&[Some(room), key]),
             Self::Part { room, reason } => put(&[room, reason]),
             Self::History { rows, thread } => {
-                let after = rows.after.map(|id| format!("after {id}"));
-                let thread = thread.map(|thread| thread.to_string());
-                put(&[Some(&rows.count.to_string()), after.as_deref(), thread.as_deref()])
+                let HistoryRange { count, before, after, since, until } = rows;
+                let part = |keyword, value: Option<String>| {
+                    value.map(|value| format!("{keyword} {value}"))
+                };
+                let parts = [
+                    Some(count.to_string()),
+                    part("before", before.map(|id| id.to_string())),
+                    part("after", after.map(|id| id.to_string())),
+                    part("since", since.map(|when| when.to_string())),
+                    part("until", until.map(|when| when.to_string())),
+                    thread.map(|thread| thread.to_string()),
+                ];
+                put(&parts.each_ref().map(Option::as_deref))
             }
-            Self::Search { text, room } => {
-                let room = room.map(|room| format!("#{room}"));
-                put(&[Some(text), room.as_deref()])
-            }
+            Self::Search { query } => put(&[Some(query.text())]),
             Self::Set { change: Some((setting, is_on)) } => {
                 put(&[Some(setting.word()), Some(on_off(is_on))])
             }

@@ -6,13 +6,16 @@
 use std::time::Duration;
 
 use super::{
-    Command, HistoryRange, MessageTarget, Parsed, Row, Setting, TABLE, find, mistakes,
+    Command, HistoryRange, MessageTarget, Parsed, Row, SearchQuery, Setting, TABLE, find, mistakes,
     word_behind_blanks,
 };
 use crate::protocol::name::is_name;
 use crate::protocol::text::{is_blank, is_blank_text, nearest, split_word};
 use crate::protocol::units::{parse_duration, show_duration};
-use crate::protocol::{ErrorReason, HISTORY_DEFAULT, HISTORY_MAX, REASON_MAX, Refusal, Stamp};
+use crate::protocol::when::WHEN_FORMS;
+use crate::protocol::{
+    ErrorReason, HISTORY_DEFAULT, HISTORY_MAX, REASON_MAX, Refusal, Stamp, When,
+};
 
 /// The longest accepted time limit, a billion days. A longer one is a typing error and
 /// close to the range of a timestamp.
@@ -123,39 +126,115 @@ pub(super) fn target(word: &str) -> MessageTarget<'_> {
     word.strip_prefix('#').map_or(MessageTarget::Person(word), MessageTarget::Room)
 }
 
+/// Parses `/history [N] [before ID|after ID] [since WHEN] [until WHEN] [ROOM|NAME]`.
 pub(super) fn read_history<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
-    let mut rows = HistoryRange { count: HISTORY_DEFAULT, after: None };
-    let mut word = args.optional_word();
-    if let Some(number) = word.filter(|w| w.starts_with(|c: char| c.is_ascii_digit())) {
-        rows.count = usize::try_from(args.number(number)?).unwrap_or(usize::MAX).min(HISTORY_MAX);
-        word = args.optional_word();
+    let mut rows = HistoryRange::latest(HISTORY_DEFAULT);
+    if let Some(word) = args.word_if(|word| word.starts_with(|c: char| c.is_ascii_digit())) {
+        let number = args.number(word).map_err(|bad| args.misplaced_time(word).unwrap_or(bad))?;
+        rows.count = usize::try_from(number).unwrap_or(usize::MAX).min(HISTORY_MAX);
     }
-    if word.is_some_and(|w| w.eq_ignore_ascii_case("after")) {
-        let id = args.optional_word().ok_or_else(|| args.row.missing())?;
-        rows.after = Some(args.number(id)?);
-        word = args.optional_word();
+    if args.keyword("before") {
+        rows.before = Some(args.id()?);
+    } else if args.keyword("after") {
+        rows.after = Some(args.id()?);
     }
-    let thread = word.map(target);
-    match thread {
-        Some(MessageTarget::Person(name)) if !is_name(name) => {
-            Err(args.row.bad(&format!("\"{name}\" is neither a number nor a name")))
-        }
-        _ if args.rest().is_some() => Err(args.row.bad("too many arguments")),
-        _ => Ok(Command::History { rows, thread }),
+    if args.keyword("since") {
+        rows.since = Some(args.when()?);
     }
+    if args.keyword("until") {
+        rows.until = Some(args.when()?);
+    }
+    let thread = args.optional_word().map(target);
+    if let Some(MessageTarget::Person(word)) = thread {
+        args.check_thread_name(word)?;
+    }
+    if args.rest().is_some() {
+        return Err(args.row.bad("too many arguments"));
+    }
+    Ok(Command::History { rows, thread })
 }
 
 /// Parses `/search`. A room name as the last word limits the search to that room; a
 /// word like `#1` is not a room name and stays part of the text.
 pub(super) fn read_search<'a>(args: &mut Args<'a>) -> Result<Command<'a>, Refusal> {
     let text = args.text()?.trim_matches(is_blank);
-    let start = text.rfind(is_blank).map_or(0, |at| at + 1);
-    let room = text[start..].strip_prefix('#').filter(|room| is_name(room));
-    let text = if room.is_some() { text[..start].trim_end_matches(is_blank) } else { text };
-    if text.is_empty() {
+    let mut query = SearchQuery { text, from: None, room: None, since: None, until: None };
+    let filters = text.split(is_blank).filter_map(SearchFilter::of);
+    let last_room = query.last_room().map(|room| (SearchFilter::In, room));
+    for (filter, value) in filters.chain(last_room) {
+        query.set(filter, value).map_err(|problem| args.row.bad(&problem))?;
+    }
+    let has_filter = query.from.is_some() || query.since.is_some() || query.until.is_some();
+    if query.words().next().is_none() && !has_filter {
         return Err(args.row.missing());
     }
-    Ok(Command::Search { text, room })
+    Ok(Command::Search { query })
+}
+
+/// A filter of `/search`, written as `from:bob`.
+#[derive(Clone, Copy)]
+pub(super) enum SearchFilter {
+    From,
+    In,
+    Since,
+    Until,
+}
+
+impl SearchFilter {
+    const TABLE: [(Self, &'static str); 4] =
+        [(Self::From, "from"), (Self::In, "in"), (Self::Since, "since"), (Self::Until, "until")];
+
+    /// Returns the filter and the value of a word, if it is one.
+    pub(super) fn of(word: &str) -> Option<(Self, &str)> {
+        let (key, value) = word.split_once(':')?;
+        let row = Self::TABLE.iter().find(|(_, name)| key.eq_ignore_ascii_case(name))?;
+        Some((row.0, value))
+    }
+}
+
+impl<'a> SearchQuery<'a> {
+    /// Returns the words that a text must contain; one that ends with `*` is the beginning of a
+    /// word.
+    pub fn words(&self) -> impl Iterator<Item = &'a str> {
+        let end = self.last_room().map_or(0, |room| "#".len() + room.len());
+        let words = self.text[..self.text.len() - end].split(is_blank);
+        words.filter(|word| !word.is_empty() && SearchFilter::of(word).is_none())
+    }
+
+    /// Returns the words and filters as written.
+    #[must_use]
+    pub fn text(&self) -> &'a str {
+        self.text
+    }
+
+    /// Returns the room if the last word is one.
+    fn last_room(&self) -> Option<&'a str> {
+        let last = self.text.rsplit(is_blank).next()?;
+        last.strip_prefix('#').filter(|room| is_name(room))
+    }
+
+    fn set(&mut self, filter: SearchFilter, value: &'a str) -> Result<(), String> {
+        let name = SearchFilter::TABLE[filter as usize].1;
+        let bad = |needed: &str| format!("\"{value}\" is no {needed}");
+        let is_new = match filter {
+            SearchFilter::From => {
+                let from = Some(value).filter(|name| is_name(name)).ok_or_else(|| bad("name"))?;
+                self.from.replace(from).is_none()
+            }
+            SearchFilter::In => {
+                let room = value.strip_prefix('#').unwrap_or(value);
+                let room = Some(room).filter(|name| is_name(name)).ok_or_else(|| bad("room"))?;
+                self.room.replace(room).is_none()
+            }
+            SearchFilter::Since => self.since.replace(parse_when(value)?).is_none(),
+            SearchFilter::Until => self.until.replace(parse_when(value)?).is_none(),
+        };
+        is_new.then_some(()).ok_or_else(|| format!("{name}: may be given once"))
+    }
+}
+
+fn parse_when(word: &str) -> Result<When, String> {
+    When::parse(word).ok_or_else(|| format!("\"{word}\" is not a time like {WHEN_FORMS}"))
 }
 
 /// The subject, duration and reason of a ban.
@@ -311,6 +390,54 @@ impl<'a> Args<'a> {
         Err(self.row.bad(&problem))
     }
 
+    /// Consumes the next word if it passes a test.
+    fn word_if(&mut self, test: impl FnOnce(&str) -> bool) -> Option<&'a str> {
+        let rest = self.rest;
+        let word = self.optional_word().filter(|word| test(word));
+        if word.is_none() {
+            self.rest = rest;
+        }
+        word
+    }
+
+    /// Consumes the next word if it is this one.
+    fn keyword(&mut self, keyword: &str) -> bool {
+        self.word_if(|word| word.eq_ignore_ascii_case(keyword)).is_some()
+    }
+
+    /// Consumes the id of a message.
+    fn id(&mut self) -> Result<u64, Refusal> {
+        let word = self.word()?;
+        self.number(word)
+    }
+
+    /// Consumes a point in time.
+    fn when(&mut self) -> Result<When, Refusal> {
+        let word = self.word()?;
+        parse_when(word).map_err(|problem| self.row.bad(&problem))
+    }
+
+    /// Refuses a time that `since` or `until` should precede.
+    fn misplaced_time(&self, word: &str) -> Option<Refusal> {
+        let hint = format!("\"{word}\" is a time; write since {word} or until {word}");
+        When::parse(word).map(|_| self.row.bad(&hint))
+    }
+
+    /// Refuses a part of `/history` in place of a name: such words are never names.
+    fn check_thread_name(&self, word: &str) -> Result<(), Refusal> {
+        if let Some(refusal) = self.misplaced_time(word) {
+            return Err(refusal);
+        }
+        let keywords = ["before", "after", "since", "until"];
+        if keywords.iter().any(|keyword| word.eq_ignore_ascii_case(keyword)) {
+            return Err(self.row.bad(&format!("\"{word}\" is out of order")));
+        }
+        if !is_name(word) {
+            return Err(self.row.bad(&format!("\"{word}\" is neither a number nor a name")));
+        }
+        Ok(())
+    }
+
     /// Parses a number. A number above `u64::MAX` is clamped to it.
     fn number(&self, word: &str) -> Result<u64, Refusal> {
         if word.is_empty() || !word.bytes().all(|b| b.is_ascii_digit()) {
@@ -405,16 +532,50 @@ mod tests {
     #[test]
     fn search_parses_words_and_a_trailing_room() {
         let search = |line| match parse(line) {
-            Ok(Parsed::Command(Command::Search { text, room })) => Ok((text, room)),
+            Ok(Parsed::Command(Command::Search { query })) => {
+                Ok((query.words().collect(), query.room))
+            }
             Err(refusal) => Err(refusal.code()),
             other => panic!("{line}: {other:?}"),
         };
-        assert_eq!(search("/search  two words "), Ok(("two words", None)));
-        assert_eq!(search("/search two words  #ops"), Ok(("two words", Some("ops"))));
-        assert_eq!(search("/search issue #1"), Ok(("issue #1", None)));
-        assert_eq!(search("/search #ops #dev"), Ok(("#ops", Some("dev"))));
+        assert_eq!(search("/search  two words "), Ok((vec!["two", "words"], None)));
+        assert_eq!(search("/search two words  #ops"), Ok((vec!["two", "words"], Some("ops"))));
+        assert_eq!(search("/search issue #1"), Ok((vec!["issue", "#1"], None)));
+        assert_eq!(search("/search #ops #dev"), Ok((vec!["#ops"], Some("dev"))));
         assert_eq!(search("/search #ops"), Err(ErrorCode::MissingArgument));
+        assert_eq!(search("/search in:ops"), Err(ErrorCode::MissingArgument));
         assert_eq!(search("/search "), Err(ErrorCode::MissingArgument));
+    }
+
+    #[test]
+    fn search_parses_filters_among_the_words() {
+        let search = |line| match parse(line) {
+            Ok(Parsed::Command(Command::Search { query })) => query,
+            other => panic!("{line}: {other:?}"),
+        };
+        let query = search("/search From:bob deploy* in:#ops SINCE:2h x until:today failed");
+        assert_eq!(query.words().collect::<Vec<_>>(), ["deploy*", "x", "failed"]);
+        assert_eq!((query.from, query.room), (Some("bob"), Some("ops")));
+        assert_eq!((query.since, query.until), (When::parse("2h"), Some(When::Today)));
+        let query = search("/search from:bob  #ops");
+        assert_eq!(
+            (query.words().next(), query.from, query.room),
+            (None, Some("bob"), Some("ops"))
+        );
+        assert_eq!(search("/search note:this: a:b").words().count(), 2);
+        for line in [
+            "/search x from:",
+            "/search x from:a,b",
+            "/search x in:1",
+            "/search x in:ops #dev",
+            "/search x from:a from:b",
+            "/search x since:soon",
+            "/search x until:",
+            "/search x until:1h until:2h",
+        ] {
+            let code = parse(line).map_err(|refusal| refusal.code());
+            assert_eq!(code, Err(ErrorCode::BadArgument), "{line}");
+        }
     }
 
     #[test]
@@ -531,5 +692,42 @@ mod tests {
             (20, Some(7), Some(MessageTarget::Person("bob")))
         );
         assert_eq!(history("/history 3 AFTER 7"), (3, Some(7), None));
+    }
+
+    #[test]
+    fn history_parses_ranges_of_ids_and_times() {
+        let history = |line| match parse(line) {
+            Ok(Parsed::Command(Command::History { rows, thread })) => (rows, thread),
+            other => panic!("{line}: {other:?}"),
+        };
+        let latest = HistoryRange::latest(HISTORY_DEFAULT);
+        let (bob, hours) = (Some(MessageTarget::Person("bob")), When::parse("2h"));
+        let before = HistoryRange { count: 5, before: Some(9), ..latest };
+        assert_eq!(history("/history 5 before 9 bob"), (before, bob));
+        let since = HistoryRange { since: hours, ..latest };
+        assert_eq!(history("/history since 2h"), (since, None));
+        let all = HistoryRange { after: Some(1), until: Some(When::Today), ..since };
+        assert_eq!(history("/history 20 after 1 since 2h until Today bob"), (all, bob));
+        assert_eq!((since.is_forward(), before.is_forward()), (true, false));
+        let shown = Command::History { rows: all, thread: bob }.to_string();
+        assert_eq!(shown, "/history 20 after 1 since 2h until today bob");
+        for (line, code) in [
+            ("/history before", ErrorCode::MissingArgument),
+            ("/history since", ErrorCode::MissingArgument),
+            ("/history before x", ErrorCode::BadArgument),
+            ("/history since soon", ErrorCode::BadArgument),
+            ("/history until 25:00", ErrorCode::BadArgument),
+            ("/history today", ErrorCode::BadArgument),
+            ("/history 5 yesterday", ErrorCode::BadArgument),
+            ("/history 9:00", ErrorCode::BadArgument),
+            ("/history 5 2h", ErrorCode::BadArgument),
+            ("/history 5 5", ErrorCode::BadArgument),
+            ("/history until 2h since 3h", ErrorCode::BadArgument),
+            ("/history since 2h after 5", ErrorCode::BadArgument),
+            ("/history before 9 after 5", ErrorCode::BadArgument),
+            ("/history #ops since 2h", ErrorCode::BadArgument),
+        ] {
+            assert_eq!(parse(line).map_err(|it| it.code()), Err(code), "{line}");
+        }
     }
 }

@@ -118,13 +118,48 @@ pub struct ReadRequest {
     pub after: Option<u64>,
     /// Authors whom the reader ignores.
     pub hidden: Vec<UserId>,
+    /// A further selection among the messages of the thread.
+    pub filter: Filter,
+}
+
+/// Selects messages by their ids, times and author; the default selects all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only messages before this id.
+    pub before: Option<u64>,
+    /// Only messages of this time or later.
+    pub since: Option<Stamp>,
+    /// Only messages of this time or earlier.
+    pub until: Option<Stamp>,
+    /// Only messages of this author.
+    pub author: Option<Author>,
+}
+
+/// An author, by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Author {
+    /// The name, now or at that time.
+    pub name: Key,
+    /// The user who has the name: then messages under earlier names are included.
+    pub id: Option<UserId>,
+}
+
+impl Filter {
+    /// Ids need not be compared, as a read knows its range.
+    fn selects(&self, record: &Record) -> bool {
+        self.since.is_none_or(|since| record.time >= since)
+            && self.until.is_none_or(|until| record.time <= until)
+            && self.author.as_ref().is_none_or(|author| {
+                author.id == Some(record.author) || author.name == *record.from.key()
+            })
+    }
 }
 
 impl ReadRequest {
     /// Returns whether a record is selected, apart from its position; `spans` belongs to this
     /// request.
     fn selects(&self, record: &Record, spans: &SortedSpans<'_>) -> bool {
-        if self.hidden.contains(&record.author) {
+        if self.hidden.contains(&record.author) || !self.filter.selects(record) {
             return false;
         }
         match (&self.thread, &record.to) {
@@ -417,7 +452,14 @@ mod tests {
         while after < last {
             let thread = Thread::Feed { reader: READER, stays: spans.to_vec() };
             let (count, size, hidden) = (256, 64 << 10, Vec::new());
-            let query = ReadRequest { thread, count, size, after: Some(after), hidden };
+            let query = ReadRequest {
+                thread,
+                count,
+                size,
+                after: Some(after),
+                hidden,
+                filter: Filter::default(),
+            };
             let rows = log.read_all(query);
             assert!(rows.upto > after && !rows.has_failed, "{} after {after}", rows.upto);
             ids.extend(rows.records.iter().map(|record| record.id));
@@ -469,7 +511,8 @@ mod tests {
         assert_eq!(follow(&memory, &spans, last), (mine.to_vec(), 1));
         let thread = Thread::Feed { reader: READER, stays: spans.to_vec() };
         let (count, size, hidden) = (256, 64 << 10, Vec::new());
-        let request = ReadRequest { thread, count, size, after: Some(0), hidden };
+        let request =
+            ReadRequest { thread, count, size, after: Some(0), hidden, filter: Filter::default() };
         for slices in
             [count_slices(&file, request.clone()).1, count_slices(&memory, request.clone()).1]
         {
@@ -482,6 +525,71 @@ mod tests {
         assert_eq!(follow(&memory, &spans, last).0, seen);
     }
 
+    /// Messages of two authors, whose times go back by half an hour in the middle.
+    fn timed_records() -> Vec<Arc<Record>> {
+        let time = |id: i64| Stamp(if id < 2500 { id * 1000 } else { (id - 1800) * 1000 });
+        let timed = |id: u64| {
+            let base = Arc::unwrap_or_clone(record(id, Recipient::Room(room("ops"))));
+            let (author, from) = (UserId(1 + id % 2), ["ann", "bob"][usize::from(id % 2 == 1)]);
+            let (from, time) = (Name::parse(from).unwrap(), time(id.cast_signed()));
+            Arc::new(Record { time, author, from, ..base })
+        };
+        (1..=5000).map(timed).collect()
+    }
+
+    #[test]
+    fn filter_selects_by_id_time_and_author() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options { durability: Durability::Commit, retention: Retention::default() };
+        let (mut file, _) = SqliteLog::open(folder.path(), options).unwrap();
+        let mut memory = MemoryLog::new(usize::MAX, usize::MAX);
+        let records = timed_records();
+        let last = LastIds { message: 5000, person: 2 };
+        let batch = Batch { records: records.clone(), changes: Vec::new(), last };
+        file.append(&batch).unwrap();
+        memory.append(&batch).unwrap();
+        let by = |name, id| Some(Author { name: Key::fold(name), id });
+        let stamp = |seconds: i64| Some(Stamp(seconds * 1000));
+        let mut count_found = Vec::new();
+        for (after, before, since, until, author) in [
+            (None, Some(700), None, None, None),
+            (None, Some(0), None, None, None),
+            (None, None, stamp(2000), None, None),
+            (None, None, stamp(2000), stamp(2100), by("ann", None)),
+            (Some(0), None, stamp(2000), stamp(2100), None),
+            (Some(3000), Some(3300), None, stamp(1400), by("none", Some(UserId(2)))),
+            (Some(0), None, stamp(9000), None, None),
+            (None, None, None, stamp(0), None),
+        ] {
+            let expected = records.iter().filter(|record| {
+                after.is_none_or(|after| record.id > after)
+                    && before.is_none_or(|before| record.id < before)
+                    && since.is_none_or(|since| record.time >= since)
+                    && until.is_none_or(|until| record.time <= until)
+                    && author.as_ref().is_none_or(|author| match author.id {
+                        Some(id) => record.author == id,
+                        None => record.from.key() == &author.name,
+                    })
+            });
+            let expected: Vec<u64> = expected.map(|record| record.id).collect();
+            let count = 150.min(expected.len());
+            let nearest = match after {
+                Some(_) => &expected[..count],
+                None => &expected[expected.len() - count..],
+            };
+            let (thread, hidden) = (Thread::Room(Key::fold("ops")), Vec::new());
+            let filter = Filter { before, since, until, author };
+            let (count, size) = (150, usize::MAX);
+            let request = ReadRequest { thread, count, size, after, hidden, filter };
+            for found in [file.read_all(request.clone()), memory.read_all(request)] {
+                let found: Vec<u64> = found.rows.iter().map(|(id, _)| *id).collect();
+                assert_eq!(found, nearest);
+            }
+            count_found.push(nearest.len());
+        }
+        assert_eq!(count_found, [150, 0, 150, 102, 150, 100, 0, 0]);
+    }
+
     #[test]
     fn listing_returns_all_ids_and_a_page_of_records() {
         let folder = tempfile::tempdir().unwrap();
@@ -490,7 +598,14 @@ mod tests {
         let (count, size) = (3000, 10 * record(1, Recipient::Room(room("others"))).size());
         let list = |after, hidden: &[UserId]| {
             let thread = Thread::Room(Key::fold("others"));
-            let request = ReadRequest { thread, count, size, after, hidden: hidden.to_vec() };
+            let request = ReadRequest {
+                thread,
+                count,
+                size,
+                after,
+                hidden: hidden.to_vec(),
+                filter: Filter::default(),
+            };
             let (found, slices) = count_slices(&file, request.clone());
             let (in_memory, slices_in_memory) = count_slices(&memory, request);
             assert_eq!((&found.rows, &found.records), (&in_memory.rows, &in_memory.records));
@@ -528,8 +643,14 @@ mod tests {
         memory.append(&batch).unwrap();
         let find = |log: &dyn Log, id| {
             let thread = Thread::Message { id };
-            let query =
-                ReadRequest { thread, count: 1, size: usize::MAX, after: None, hidden: vec![] };
+            let query = ReadRequest {
+                thread,
+                count: 1,
+                size: usize::MAX,
+                after: None,
+                hidden: vec![],
+                filter: Filter::default(),
+            };
             let rows = log.read_all(query);
             assert!(!rows.has_failed);
             rows.records.iter().map(|record| record.id).collect::<Vec<_>>()
@@ -671,7 +792,8 @@ mod tests {
             let thread =
                 Thread::Search { reader: READER, rooms, is_private_too, terms: terms.clone() };
             let (count, size, hidden) = (usize::MAX, usize::MAX, Vec::new());
-            let query = ReadRequest { thread, count, size, after: None, hidden };
+            let query =
+                ReadRequest { thread, count, size, after: None, hidden, filter: Filter::default() };
             log.read_all(query).records.iter().map(|record| record.id).collect()
         };
         let mut most = 0;

@@ -382,6 +382,36 @@ fn tailed_file_reaches_room_across_restart() {
     drop(again);
 }
 
+#[test]
+fn times_without_offset_are_local() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    bob.say("now");
+    bob.next();
+    // Fourteen hours ahead of UTC; a few minutes ago there.
+    let (zone, then) = ("EST-14", jiff::Timestamp::now().as_second() - 300);
+    let there = jiff::tz::TimeZone::posix(zone).expect("a zone");
+    let there = jiff::Timestamp::from_second(then).expect("a time").to_zoned(there);
+    let there = there.datetime().to_string();
+    for (line, count) in [
+        (format!("/history since {there}"), 1),
+        (format!("/history until {there}"), 0),
+        (format!("/search now since:{there}"), 1),
+        (format!("/search now until:{there}"), 0),
+        (format!("/history since {there}Z"), 0),
+    ] {
+        let done = Command::new(CHATTY)
+            .args(["join", "127.0.0.1", "--port", &server.port.to_string(), "--name", "ci"])
+            .args(["--exec", &line])
+            .envs([("CHATTY_CONFIG", "/dev/null"), ("TZ", zone)])
+            .stdin(Stdio::null())
+            .output()
+            .expect("chatty join");
+        let lines = text(&done.stdout);
+        assert_eq!(lines.matches("bob: now").count(), count, "{line}: {lines}");
+    }
+}
+
 /// Starts a job that logs in as `ci` and ends by itself.
 fn job(port: u16, args: &[&str]) -> Child {
     Command::new(CHATTY)

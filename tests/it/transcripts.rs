@@ -525,6 +525,7 @@ transcripts! {
     first_line_is_the_name
     help_lists_every_command
     history_after_id_returns_next_messages
+    history_of_a_range_of_ids_or_times
     history_returns_messages_without_events
     history_with_user_is_private_thread
     ignore_hides_messages_of_one_user
@@ -582,6 +583,7 @@ transcripts! {
     room_ban_kicks_and_rejects_user
     room_creator_is_operator
     rooms_per_user_and_in_total_are_limited
+    search_by_author_room_time_and_beginning
     search_finds_all_words_in_any_order
     server_ban_disconnects_and_rejects_user
     server_ban_of_account_ends_its_session

@@ -49,7 +49,7 @@ pub(crate) enum Storing {
 /// Work that the hub requests and whose outcome is an input of the connection.
 #[derive(Debug)]
 pub(crate) enum Work {
-    Read(ConnId, ReadRequest),
+    Read(ConnId, Box<ReadRequest>),
     Hash(ConnId, Job),
     NotifyWhenDrained(ConnId),
 }
@@ -150,7 +150,7 @@ impl Sink for Effects {
         }
     }
     fn read(&mut self, conn: ConnId, request: ReadRequest) {
-        self.work.push_back(Work::Read(conn, request));
+        self.work.push_back(Work::Read(conn, Box::new(request)));
     }
     fn share(&mut self, lines: Vec<u8>) -> Lines {
         Lines::new(lines, &self.meter)

@@ -217,7 +217,8 @@ impl State {
     /// Returns the requests for the history of the joined rooms: the messages after an id, or
     /// the latest ones.
     pub(in crate::client) fn histories(&self, after: Option<u64>) -> Vec<String> {
-        let rows = HistoryRange { count: HISTORY_MAX, after };
+        let latest = HistoryRange::latest(HISTORY_MAX);
+        let rows = HistoryRange { after, ..latest };
         let rooms = self.joined.values().map(|room| Some(MessageTarget::Room(&room.name)));
         rooms.map(|thread| Command::History { rows, thread }.to_string()).collect()
     }

@@ -22,7 +22,7 @@ use crate::client::process::exit::Exit;
 use crate::client::process::signals::Signals;
 use crate::client::session::heartbeat::{Heartbeat, HeartbeatAction};
 use crate::client::session::login::REPLACED;
-use crate::client::session::outgoing::CidGenerator;
+use crate::client::session::outgoing::{CidGenerator, in_local_time};
 use crate::client::session::reconnect::{Outcome, ReconnectConfig, Reconnected};
 use crate::client::session::resume::{
     self, ANSWER_CUT, IDS_WENT_BACK, MISSED_LIMIT_REACHED, Resumption, reconnected_message,
@@ -420,7 +420,7 @@ impl Script {
                 self.ping();
             }
             _ => {
-                self.queue(line.to_owned());
+                self.queue(in_local_time(line.to_owned()));
             }
         }
     }

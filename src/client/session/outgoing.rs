@@ -10,12 +10,14 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::mpsc;
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
 use super::password::Password;
 use crate::commands::{self, Command, Parsed, TargetEffect};
 use crate::protocol::reply::Next;
-use crate::protocol::{ErrorCode, Event, Reply, Tags};
+use crate::protocol::{ErrorCode, Event, Reply, Stamp, Tags};
 
 /// Generates the cids of one run. The server remembers cids beyond a connection and drops a
 /// line whose cid it has seen, so cids must differ between runs, too.
@@ -355,6 +357,12 @@ fn is_part_without_room(line: &str) -> bool {
 
 fn part(room: &str) -> Command<'_> {
     Command::Part { room: Some(room), reason: None }
+}
+
+/// Returns a typed line with its times of day, like `since 9:00`, understood by the local clock.
+pub(in crate::client) fn in_local_time(line: String) -> String {
+    let now = Stamp(Timestamp::now().as_millisecond());
+    commands::with_moments(&line, now, &TimeZone::system()).unwrap_or(line)
 }
 
 /// Replaces the number of a line in `@3 ` or `@3;OTHER-TAGS ` by its cid in run 7, for tests.

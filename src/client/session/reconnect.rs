@@ -227,7 +227,7 @@ impl Reconnector {
         let proof = self.request.seen.in_room().filter(|(_, room)| self.state.is_in(room));
         let proof = proof.map(|(position, room)| (position, room.to_owned()));
         if let Some((Position { id, .. }, room)) = &proof {
-            let rows = HistoryRange { count: 1, after: Some(id.saturating_sub(1)) };
+            let rows = HistoryRange::after(1, id.saturating_sub(1));
             let thread = Some(MessageTarget::Room(room));
             first.push(Command::History { rows, thread }.to_string());
         }

@@ -20,7 +20,7 @@ use crate::client::model::local;
 use crate::client::model::state::{LinkState, State};
 use crate::client::model::submission::is_secret;
 use crate::client::session::login::Session;
-use crate::client::session::outgoing::UncertainLine;
+use crate::client::session::outgoing::{UncertainLine, in_local_time};
 use crate::client::session::reconnect::{Outcome, Reconnected};
 use crate::client::session::resume::{
     ANSWER_CUT, IDS_WENT_BACK, MISSED_LIMIT_REACHED, Resumption, reconnected_message,
@@ -280,6 +280,7 @@ impl Chat {
         if is_offline {
             self.printer.print(self.screen.pending(redacted(&line)));
         }
+        let line = in_local_time(line);
         let pinned = lock(&self.state).with_fixed_target(&line);
         self.resumption.outgoing.add(line, pinned, waiting);
     }

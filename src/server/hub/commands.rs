@@ -38,7 +38,7 @@ use crate::server::hub::state::password_throttle::Target;
 use crate::server::hub::state::pending::{PendingRequest, Purpose};
 use crate::server::net::ConnId;
 use crate::server::record::{Record, UserId};
-use crate::server::store::{ReadRequest, Thread};
+use crate::server::store::{Filter, ReadRequest, Thread};
 use crate::server::turn::Topic;
 
 /// The author of promotions by succession, and of the notes that replace rows of a reply which

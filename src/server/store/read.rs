@@ -101,9 +101,10 @@ impl Read {
 
     /// Returns the ids between which messages are still to be scanned, without these two.
     pub(super) fn range(&self) -> (u64, u64) {
+        let before = self.request.filter.before.unwrap_or(u64::MAX);
         match self.request.after {
-            Some(after) => (self.position.unwrap_or(after), u64::MAX),
-            None => (0, self.position.unwrap_or(u64::MAX)),
+            Some(after) => (self.position.unwrap_or(after), before),
+            None => (0, self.position.unwrap_or(before)),
         }
     }
 

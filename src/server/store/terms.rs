@@ -9,7 +9,11 @@
 
 use std::mem;
 
+use crate::protocol::text::is_blank;
 use crate::protocol::words;
+
+/// The character behind the beginning of a word, which no word contains.
+const PREFIX: char = '*';
 
 /// The search terms of a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,45 +22,73 @@ pub struct SearchTerms {
     words: Vec<String>,
     /// Sequences of letters that match anywhere in a word. Sorted, without duplicates.
     sequences: Vec<String>,
+    /// Beginnings of words, each with a `*` behind it. Sorted, without duplicates. The index does
+    /// not know them, so only the texts that have the other terms are compared.
+    prefixes: Vec<String>,
 }
 
 impl SearchTerms {
-    /// Parses a query typed by a user.
+    /// Parses the words of a query typed by a user. A `*` at the end of a word makes it the
+    /// beginning of a word.
     #[must_use]
     pub fn parse(text: &str) -> Self {
-        Self::of(words::split(&words::fold(text)).map(str::to_owned).collect())
+        let mut terms = Vec::new();
+        for word in text.split(is_blank) {
+            let first = terms.len();
+            terms.extend(words::split(&words::fold(word)).map(str::to_owned));
+            if let Some(last) = terms[first..].last_mut()
+                && word.ends_with(PREFIX)
+            {
+                last.push(PREFIX);
+            }
+        }
+        Self::of(terms)
     }
 
     /// Creates the terms from [`SearchTerms::iter`] of others. An empty one has no effect.
     #[must_use]
     pub fn of(mut terms: Vec<String>) -> Self {
+        for term in &mut terms {
+            if is_sequence(term) && term.ends_with(PREFIX) {
+                term.pop(); // matches anywhere in any case
+            }
+        }
         terms.retain(|term| !term.is_empty());
         terms.sort_unstable();
         terms.dedup();
-        let (sequences, words) = terms.into_iter().partition(|word| is_sequence(word));
-        Self { words, sequences }
+        let (sequences, terms): (_, Vec<String>) =
+            terms.into_iter().partition(|term| is_sequence(term));
+        let (prefixes, words) = terms.into_iter().partition(|term| term.ends_with(PREFIX));
+        Self { words, sequences, prefixes }
     }
 
     /// Returns all terms.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
-        self.words.iter().chain(&self.sequences).map(String::as_str)
+        self.words.iter().chain(&self.sequences).chain(&self.prefixes).map(String::as_str)
     }
 
     /// Returns whether the query has no terms.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.words.is_empty() && self.sequences.is_empty()
+        self.iter().next().is_none()
     }
 
     /// Returns whether a text contains all terms.
     #[must_use]
     pub fn are_in(&self, text: &str) -> bool {
         let folded = words::fold(text);
-        self.has_sequences(&folded) && self.has_words(&folded)
+        self.has_sequences(&folded) && self.has_words(&folded) && self.has_prefixes(&folded)
     }
 
     fn has_sequences(&self, folded: &str) -> bool {
         self.sequences.iter().all(|sequence| contains(folded, sequence))
+    }
+
+    fn has_prefixes(&self, folded: &str) -> bool {
+        self.prefixes.iter().all(|prefix| {
+            let prefix = prefix.trim_end_matches(PREFIX);
+            words::split(folded).any(|word| word.starts_with(prefix))
+        })
     }
 
     /// Scans the text once, however many words are searched for.
@@ -146,6 +178,16 @@ mod tests {
             ("Straßen", "STRASSE", false),
             ("हिन्दी में", "हिन्दी", true),
             ("हिन्दी में", "ह", false),
+            // The beginning of a word.
+            ("the deployment failed", "deploy*", true),
+            ("the deployment failed", "ploy*", false),
+            ("the deployment failed", "Deploy* fail*", true),
+            ("the deployment failed", "deploy* pass*", false),
+            ("build-128", "build-12*", true),
+            ("build-128", "buil-12*", false),
+            ("build", "build*", true),
+            ("anything", "*", true),
+            ("我在北京大学", "北京*", true),
             // Adjacent, in order, anywhere in a sequence.
             ("我在北京大学", "北京", true),
             ("我在北京大学", "大学 北京", true),

@@ -402,7 +402,8 @@ mod tests {
     use crate::server::net::outbox::Lines;
     use crate::server::record::{Recipient, Record};
     use crate::server::store::{
-        Change, Collection, Duplicate, LastIds, MembershipSpan, ReadRequest, SearchTerms, Thread,
+        Author, Change, Collection, Duplicate, Filter, LastIds, MembershipSpan, ReadRequest,
+        SearchTerms, Thread,
     };
     use crate::server::turn::Sink;
 
@@ -529,8 +530,14 @@ mod tests {
             Thread::Message { id: 9 },
             Thread::Feed { reader, stays: vec![span(None), span(Some(4))] },
         ] {
+            let author = Some(Author { name: room(), id: Some(UserId(9)) });
+            let (since, until) = (Some(Stamp(1)), Some(Stamp(2)));
+            let filter = Filter { before: Some(400), since, until, author };
             let (count, size, hidden) = (20, 1 << 16, vec![UserId(8)]);
-            turn.read(conn(1), ReadRequest { thread, count, size, after: Some(300), hidden });
+            turn.read(
+                conn(1),
+                ReadRequest { thread, count, size, after: Some(300), hidden, filter },
+            );
         }
         turn.hash(conn(0), Job::Hash);
         turn.hash(conn(0), Job::Check("$argon2id$x".into()));
@@ -567,12 +574,14 @@ mod tests {
             "6e74050009060211613a2068690a2a2062206a6f696e65640a0c4069643d3720",
             "613a2068690a115b504f4e475d0a5b504f4e475d0afffb061200000002000600",
             "0c01010101020201010107010102020700010101030100010101000b00000202",
-            "0203010100036f70731480800401ac020108030101010503626f620106148080",
-            "0401ac020108030101020501036f70730102036e6f7706e58c97e4baac148080",
-            "0401ac02010803010103050204091480800401ac020108030101040914808004",
-            "01ac020108030101050502036f70730200036f70730201041480800401ac0201",
-            "0804000000040000010b246172676f6e32696424780400000204616231320501",
-            "0106040107010105ac02",
+            "0203010100036f70731480800401ac0201080190030102010401036f70730109",
+            "030101010503626f6201061480800401ac0201080190030102010401036f7073",
+            "0109030101020501036f70730102036e6f7706e58c97e4baac1480800401ac02",
+            "01080190030102010401036f7073010903010103050204091480800401ac0201",
+            "080190030102010401036f7073010903010104091480800401ac020108019003",
+            "0102010401036f70730109030101050502036f70730200036f70730201041480",
+            "800401ac0201080190030102010401036f7073010904000000040000010b2461",
+            "72676f6e326964247804000002046162313205010106040107010105ac02",
         ];
         assert_eq!(hex, version_1.concat());
         // The room as it was, and then with other readers.

@@ -18,7 +18,7 @@ enum Call {
     Push(ConnId, Vec<u8>),
     NoteReplyBytes(ConnId, usize),
     Close(ConnId),
-    Read(ConnId, ReadRequest),
+    Read(ConnId, Box<ReadRequest>),
     PushToken(ConnId),
     Hash(ConnId, Job),
     NotifyWhenDrained(ConnId),
@@ -40,7 +40,7 @@ impl Sink for Recorder {
         self.0.push(Call::Close(conn));
     }
     fn read(&mut self, conn: ConnId, query: ReadRequest) {
-        self.0.push(Call::Read(conn, query));
+        self.0.push(Call::Read(conn, Box::new(query)));
     }
     fn push_token(&mut self, to: ConnId) {
         self.0.push(Call::PushToken(to));

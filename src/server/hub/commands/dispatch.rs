@@ -182,7 +182,7 @@ fn execute(
         }
         Command::Topic { text } => rooms::topic(state, req, user?, text),
         Command::History { rows, thread } => history::history(state, req, user?, rows, thread),
-        Command::Search { text, room } => history::search(state, req, user?, text, room),
+        Command::Search { query } => history::search(state, req, user?, query),
         Command::Nick { name } => people::rename(state, req, user?, name),
         Command::Away { text } => {
             people::away(state, req, user?, text);

@@ -1,15 +1,17 @@
 //! `/history` and `/search`, which read the log. Permissions are checked here and again when
 //! the messages are sent; the log is read outside the hub, and the result is an input.
 
+use jiff::tz::TimeZone;
+
 use super::rights::room_of;
 use super::{
-    ErrorReason, Key, Query, ReadRequest, Reply, Request, Result, RoomIx, RoomName, State, Thread,
-    UserId, UserIx, long_reply, refusal,
+    ErrorReason, Filter, Key, Query, ReadRequest, Reply, Request, Result, RoomIx, RoomName, State,
+    Thread, UserId, UserIx, long_reply, refusal,
 };
-use crate::commands::{HistoryRange, MessageTarget};
-use crate::protocol::{SEARCH_MAX, SEARCH_WORDS_MAX};
+use crate::commands::{HistoryRange, MessageTarget, SearchQuery};
+use crate::protocol::{SEARCH_MAX, SEARCH_WORDS_MAX, Stamp, When};
 use crate::server::hub::state::pending::MessageList;
-use crate::server::store::SearchTerms;
+use crate::server::store::{Author, SearchTerms};
 
 /// `/history`.
 pub(super) fn history(
@@ -22,11 +24,24 @@ pub(super) fn history(
     let (title, room, thread) = resolve(state, req, user, thread)?;
     let reader = state.users[user].id;
     let hidden = state.relations.ignored_ids(reader);
-    let (count, after, size) = (rows.count, rows.after, req.page_size());
-    let read = ReadRequest { thread, count, size, after, hidden };
+    let after = rows.is_forward().then_some(rows.after.unwrap_or_default());
+    let (since, until) = period(req, rows.since, rows.until);
+    let filter = Filter { before: rows.before, since, until, author: None };
+    let (count, size) = (rows.count, req.page_size());
+    let read = ReadRequest { thread, count, size, after, hidden, filter };
     let list = MessageList { title: Some(title), room, reader, rows: None };
     long_reply::send_messages(state, req, list, read);
     Ok(())
+}
+
+/// Returns the first and the last moment of a period. Times without an offset are UTC.
+fn period(
+    req: &Request<'_>,
+    since: Option<When>,
+    until: Option<When>,
+) -> (Option<Stamp>, Option<Stamp>) {
+    let (now, zone) = (req.now.wall, &TimeZone::UTC);
+    (since.map(|when| when.start(now, zone)), until.map(|when| when.end(now, zone)))
 }
 
 /// `/search`. The rooms and the user whose messages may be found are decided here;
@@ -35,15 +50,15 @@ pub(super) fn search(
     state: &mut State,
     req: &mut Request<'_>,
     user: UserIx,
-    text: &str,
-    room: Option<&str>,
+    query: SearchQuery<'_>,
 ) -> Result {
-    let room = room.map(|room| room_of(state, user, room)).transpose()?;
+    let room = query.room.map(|room| room_of(state, user, room)).transpose()?;
     let mine = || state.memberships.rooms_of(user).to_vec();
     let rooms = room.map_or_else(mine, |room| vec![room]);
     let rooms = rooms.into_iter().map(|room| state.rooms[room].name.key().clone()).collect();
-    let terms = SearchTerms::parse(text);
-    if terms.is_empty() {
+    let words: Vec<&str> = query.words().collect();
+    let terms = SearchTerms::parse(&words.join(" "));
+    if terms.is_empty() && !words.is_empty() {
         req.reply(Reply::Search { count: 0 });
         return Ok(());
     }
@@ -55,8 +70,14 @@ pub(super) fn search(
     let thread = Thread::Search { reader, rooms, is_private_too, terms };
     let hidden = state.relations.ignored_ids(state.users[user].id);
     let room = room.map(|room| state.rooms[room].name.clone());
+    let (since, until) = period(req, query.since, query.until);
+    let author = query.from.map(|name| {
+        let (name, id, _) = who(state, name);
+        Author { name, id }
+    });
+    let filter = Filter { before: None, since, until, author };
     let (count, size) = (SEARCH_MAX, req.page_size());
-    let read = ReadRequest { thread, count, size, after: None, hidden };
+    let read = ReadRequest { thread, count, size, after: None, hidden, filter };
     let list = MessageList { title: None, room, reader, rows: None };
     long_reply::send_messages(state, req, list, read);
     Ok(())
@@ -88,11 +109,16 @@ fn resolve(
 }
 
 fn private_thread(state: &State, reader: UserId, name: &str) -> (String, Option<RoomName>, Thread) {
-    let other = state.users.named(name).map(|user| &state.users[user]);
+    let (other, other_id, title) = who(state, name);
+    (title, None, Thread::Private { reader, other, other_id })
+}
+
+/// Returns the key of a name, the user who has it, online or as an account, and its spelling.
+fn who(state: &State, name: &str) -> (Key, Option<UserId>, String) {
+    let user = state.users.named(name).map(|user| &state.users[user]);
     let owner = state.accounts.named(&Key::fold(name)).map(|account| account.person);
-    let title = other.map_or(name, |other| other.name.as_str()).to_owned();
-    let other_id = other.map(|other| other.id).or(owner);
-    (title, None, Thread::Private { reader, other: Key::fold(name), other_id })
+    let title = user.map_or(name, |user| user.name.as_str()).to_owned();
+    (Key::fold(name), user.map(|user| user.id).or(owner), title)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::protocol::{Cid, Dialect, Key, Name, RoomName, Stamp, text};
 use crate::server::auth::passwords::Job;
 use crate::server::record::{Recipient, Record, UserId};
 use crate::server::store::{
-    Change, Collection, LastIds, MembershipSpan, ReadRequest, SearchTerms, Thread,
+    Author, Change, Collection, Filter, LastIds, MembershipSpan, ReadRequest, SearchTerms, Thread,
 };
 use crate::server::turn::{ConnId, Reader};
 
@@ -207,6 +207,8 @@ pub(super) struct ReadRequestV1<'a> {
     size: usize,
     after: Option<u64>,
     hidden: Vec<u64>,
+    #[serde(borrow)]
+    filter: FilterV1<'a>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -227,7 +229,8 @@ struct SpanV1<'a> {
 }
 
 impl<'a> From<&'a ReadRequest> for ReadRequestV1<'a> {
-    fn from(ReadRequest { thread, count, size, after, hidden }: &'a ReadRequest) -> Self {
+    fn from(request: &'a ReadRequest) -> Self {
+        let ReadRequest { thread, count, size, after, hidden, filter } = request;
         let span = |MembershipSpan { room, from, until }: &'a MembershipSpan| SpanV1 {
             room: room.as_str(),
             from: *from,
@@ -253,13 +256,13 @@ impl<'a> From<&'a ReadRequest> for ReadRequestV1<'a> {
             }
         };
         let hidden = hidden.iter().map(|id| id.0).collect();
-        Self { thread, count: *count, size: *size, after: *after, hidden }
+        Self { thread, count: *count, size: *size, after: *after, hidden, filter: filter.into() }
     }
 }
 
 impl From<ReadRequestV1<'_>> for ReadRequest {
     fn from(request: ReadRequestV1<'_>) -> Self {
-        let ReadRequestV1 { thread, count, size, after, hidden } = request;
+        let ReadRequestV1 { thread, count, size, after, hidden, filter } = request;
         let span = |SpanV1 { room, from, until }: SpanV1<'_>| MembershipSpan {
             room: Key::fold(room),
             from,
@@ -286,7 +289,32 @@ impl From<ReadRequestV1<'_>> for ReadRequest {
             },
         };
         let hidden = hidden.into_iter().map(UserId).collect();
-        Self { thread, count, size, after, hidden }
+        Self { thread, count, size, after, hidden, filter: filter.into() }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct FilterV1<'a> {
+    before: Option<u64>,
+    since: Option<i64>,
+    until: Option<i64>,
+    #[serde(borrow)]
+    author: Option<(&'a str, Option<u64>)>,
+}
+
+impl<'a> From<&'a Filter> for FilterV1<'a> {
+    fn from(Filter { before, since, until, author }: &'a Filter) -> Self {
+        let author = author.as_ref().map(|it| (it.name.as_str(), it.id.map(|id| id.0)));
+        let time = |stamp: &Stamp| stamp.0;
+        let (since, until) = (since.as_ref().map(time), until.as_ref().map(time));
+        Self { before: *before, since, until, author }
+    }
+}
+
+impl From<FilterV1<'_>> for Filter {
+    fn from(FilterV1 { before, since, until, author }: FilterV1<'_>) -> Self {
+        let author = author.map(|(name, id)| Author { name: Key::fold(name), id: id.map(UserId) });
+        Self { before, since: since.map(Stamp), until: until.map(Stamp), author }
     }
 }
 
