@@ -22,6 +22,7 @@ mod log_files;
 mod model;
 mod net;
 mod process;
+mod say;
 mod script;
 mod session;
 mod start;
@@ -33,18 +34,20 @@ use std::io::IsTerminal as _;
 
 use nix::unistd::{User, getuid};
 
-use crate::protocol::name::{NameFault, RESERVED};
+use crate::protocol::name::{LABEL, NameFault, RESERVED};
 use crate::protocol::{Key, Name, RoomName};
-pub use arguments::JoinArgs;
+pub use arguments::{JoinArgs, SayArgs};
 pub use config::configured;
 use model::mentions::Highlights;
 pub use process::exit::Exit;
 use process::signals::Signals;
+use process::tty::is_on_terminal;
 use script::output::Form;
 use script::piped::Task;
 use session::login::Identity;
+use session::password::Password;
 pub use session::password::new_password;
-use start::{Failure, start_session};
+use start::{Failure, PASSWORD_HINT, read_sources, start_session};
 use terminal::history::History;
 use terminal::interactive::Setup;
 use terminal::notify::Notifier;
@@ -65,11 +68,15 @@ pub fn run(args: &JoinArgs) -> Exit {
         Ok(identity) => identity,
         Err((exit, why)) => return Failure::new(exit, why).report(args),
     };
-    // One thread is enough for one socket; blocking work runs on threads of its own.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match runtime {
+    run_to_end(join(args, &identity))
+}
+
+/// Runs a command on one thread, which is enough for one socket; blocking work runs on threads of
+/// its own.
+fn run_to_end(command: impl Future<Output = Exit>) -> Exit {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
-            let exit = runtime.block_on(join(args, &identity));
+            let exit = runtime.block_on(command);
             // Does not wait for a name lookup that is still running.
             runtime.shutdown_background();
             exit
@@ -77,6 +84,71 @@ pub fn run(args: &JoinArgs) -> Exit {
         Err(problem) => {
             print_error(&format!("cannot start: {problem}"));
             Exit::Unavailable
+        }
+    }
+}
+
+/// Runs `chatty say` until everything is posted.
+#[must_use]
+pub fn say(args: &SayArgs) -> Exit {
+    run_to_end(async {
+        let task = match say_task(args).await {
+            Ok(task) => task,
+            Err((exit, why)) => {
+                print_error(&why);
+                return exit;
+            }
+        };
+        match Signals::listen() {
+            Ok(signals) => say::run(task, signals).await,
+            Err(problem) => {
+                print_error(&format!("cannot start: {problem}"));
+                Exit::Unavailable
+            }
+        }
+    })
+}
+
+/// Returns what to post as whom.
+async fn say_task(args: &SayArgs) -> Result<say::Task, (Exit, String)> {
+    let invalid = |what: &str, name: &str, fault| {
+        (Exit::Usage, format!("\"{name}\" is not a valid {what}: {fault}"))
+    };
+    let account = args
+        .name
+        .as_deref()
+        .map(|name| read_name(name).map_err(|fault| invalid("name", name, fault)));
+    let account = account.transpose()?;
+    let label = match (&args.label, &account) {
+        (Some(label), _) => {
+            let name = label.strip_prefix(LABEL).unwrap_or(label);
+            Name::parse(name).map_err(|fault| invalid("label", label, fault))?
+        }
+        (None, Some(account)) => account.clone(),
+        (None, None) => login_name("--as LABEL")?,
+    };
+    let account = match account {
+        Some(name) => Some((name.clone(), say_password(args, &name).await?)),
+        None => None,
+    };
+    let tls = args.tls.open().map_err(|problem| (Exit::Usage, problem))?;
+    let endpoint = args.host.with_default_port(args.port);
+    let (room, text) = (args.room.clone(), args.text.clone());
+    let (retry_for, ping_after) = (args.retry_for, args.ping_after);
+    Ok(say::Task { endpoint, tls, room, label, account, text, retry_for, ping_after })
+}
+
+async fn say_password(args: &SayArgs, name: &Name) -> Result<Password, (Exit, String)> {
+    let (file, command) = (args.password_file.clone(), args.password_cmd.clone());
+    let given = read_sources(file, command).await.map_err(|problem| (Exit::Usage, problem))?;
+    match given {
+        Some(password) => Ok(password),
+        None if is_on_terminal() => Password::ask(name.as_str(), "")
+            .await
+            .map_err(|exit| (exit, "nothing is posted: no password given".to_owned())),
+        None => {
+            let why = format!("the account {name} needs its password{PASSWORD_HINT}");
+            Err((Exit::NameRefused, why))
         }
     }
 }
@@ -146,7 +218,7 @@ fn identity(args: &JoinArgs) -> Result<Identity, (Exit, String)> {
                 format!("\"{name}\" is not a valid name: {fault}; choose another with --name NAME");
             (Exit::NameRefused, problem)
         })?,
-        None => login_name()?,
+        None => login_name("--name NAME")?,
     };
     Ok(Identity { name, rooms: args.room.clone() })
 }
@@ -161,16 +233,17 @@ fn read_name(text: &str) -> Result<Name, NameFault> {
     })
 }
 
-fn login_name() -> Result<Name, (Exit, String)> {
+/// Returns the login name of the user; `option` sets another one.
+fn login_name(option: &str) -> Result<Name, (Exit, String)> {
     let from_environment = |key: &&str| env::var(key).ok().filter(|name| !name.is_empty());
     let found = ["USER", "LOGNAME"].iter().find_map(from_environment);
     let from_user_database = || User::from_uid(getuid()).ok().flatten().map(|user| user.name);
     let Some(name) = found.or_else(from_user_database) else {
-        return Err((Exit::Usage, "cannot determine your name; use --name NAME".to_owned()));
+        return Err((Exit::Usage, format!("cannot determine your name; use {option}")));
     };
     read_name(&name).map_err(|_| {
         let problem = format!(
-            "your login name \"{name}\" is not a valid chat name; choose one with --name NAME"
+            "your login name \"{name}\" is not a valid chat name; choose one with {option}"
         );
         (Exit::Usage, problem)
     })

@@ -138,6 +138,8 @@ pub enum Command<'a> {
     Topic { text: Option<&'a str> },
     History { rows: HistoryRange, thread: Option<MessageTarget<'a>> },
     Search { query: SearchQuery<'a> },
+    Post { room: &'a str, label: &'a str, text: &'a str },
+    Auth { name: &'a str, password: &'a str },
     Nick { name: &'a str },
     Away { text: Option<&'a str> },
     Back,
@@ -710,6 +712,40 @@ pub const TABLE: &[Row] = &[
         read: read_resume,
     },
     Row {
+        name: "post",
+        group: Group::Programs,
+        aliases: &[],
+        args: &[
+            arg("ROOM", ArgKind::Room),
+            arg("LABEL", ArgKind::Free),
+            arg("TEXT", ArgKind::Free),
+        ],
+        help: "post to a room without logging in; people see +LABEL as the author",
+        examples: &["/post ops alerts disk full"],
+        before_login: true,
+        is_activity: false,
+        changes: Changes::Nothing,
+        audit: Audit::No,
+        target_effect: TargetEffect::None,
+        read: |args| {
+            Ok(Command::Post { room: args.word()?, label: args.word()?, text: args.text()? })
+        },
+    },
+    Row {
+        name: "auth",
+        group: Group::Programs,
+        aliases: &[],
+        args: &[arg("NAME", ArgKind::Free), arg("PASSWORD", ArgKind::Secret)],
+        help: "prove an account for /post, without logging in",
+        examples: &["/auth alice correct horse battery"],
+        before_login: true,
+        is_activity: false,
+        changes: Changes::Nothing,
+        audit: Audit::No,
+        target_effect: TargetEffect::None,
+        read: |args| Ok(Command::Auth { name: args.word()?, password: args.text()? }),
+    },
+    Row {
         name: "ping",
         group: Group::Programs,
         aliases: &[],
@@ -1022,6 +1058,7 @@ impl<'a> Command<'a> {
             Self::Register { password }
             | Self::Passwd { password }
             | Self::Unregister { password }
+            | Self::Auth { password, .. }
             | Self::Oper { password } => Some(password),
             _ => None, // a test compares with the table
         }
@@ -1086,6 +1123,8 @@ impl Command<'_> {
             Self::Topic { .. } => const { row_named("topic") },
             Self::History { .. } => const { row_named("history") },
             Self::Search { .. } => const { row_named("search") },
+            Self::Post { .. } => const { row_named("post") },
+            Self::Auth { .. } => const { row_named("auth") },
             Self::Nick { .. } => const { row_named("nick") },
             Self::Away { .. } => const { row_named("away") },
             Self::Back => const { row_named("back") },

@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use chatty::client::{self, Exit, JoinArgs};
+use chatty::client::{self, Exit, JoinArgs, SayArgs};
 use chatty::config;
 use chatty::server::auth::passwords;
 use chatty::server::{self, ServeArgs};
@@ -39,6 +39,8 @@ Exit codes: 0 stopped by SIGTERM or SIGINT, 1 cannot listen or store, 2 usage")]
     Serve(ServeArgs),
     // Its help is defined with its flags.
     Join(JoinArgs),
+    // So is its help.
+    Say(SayArgs),
     /// Hash a password for a password file of the server
     #[command(after_help = "Examples:
   chatty hash-password > oper.hash                    asks twice, without showing it
@@ -55,7 +57,7 @@ Exit codes: 0 done, 1 no password")]
     /// Print the manual page of chatty or of a command
     #[command(hide = true)]
     Man {
-        #[arg(value_parser = ["serve", "join", "hash-password"])]
+        #[arg(value_parser = ["serve", "join", "say", "hash-password"])]
         command: Option<String>,
     },
 }
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => server::run(args),
         Command::Join(args) => return client::run(&args).into(),
+        Command::Say(args) => return client::say(&args).into(),
         Command::Completions { shell } => print_stdout(&completions(shell)).map_err(Into::into),
         Command::Man { command } => print_manual(command.as_deref()).map_err(Into::into),
         Command::HashPassword => hash_password(),

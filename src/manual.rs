@@ -40,6 +40,9 @@ const JOIN_ENVIRONMENT: &[(&str, &str)] = &[
     ("XDG_CONFIG_HOME, XDG_DATA_HOME, XDG_STATE_HOME", "The folders of the files below."),
 ];
 
+const SAY_ENVIRONMENT: &[(&str, &str)] =
+    &[("CHATTY_PASSWORD", "The password of the account, in place of --password-file.")];
+
 const SERVE_ENVIRONMENT: &[(&str, &str)] =
     &[("XDG_DATA_HOME", "The folder of chatty/PORT below, by default ~/.local/share.")];
 
@@ -71,6 +74,26 @@ const JOIN_SECTIONS: &[Section] = &[
         ],
     },
     Section { title: "SEE ALSO", intro: "chatty(1), chatty-serve(1), nc(1)", entries: &[] },
+];
+
+const SAY_SECTIONS: &[Section] = &[
+    Section {
+        title: "EXIT STATUS",
+        intro: "",
+        entries: &[
+            ("0", "Everything was posted."),
+            ("1", "The server refused a line."),
+            ("2", "The command line is invalid."),
+            (
+                "69",
+                "No connection, the connection was lost for good, or standard input failed. \
+                 Standard error says how many lines may not have been posted.",
+            ),
+            ("77", "The password of the account is wrong."),
+            ("129, 130, 143", "Ended by SIGHUP, SIGINT or SIGTERM."),
+        ],
+    },
+    Section { title: "SEE ALSO", intro: "chatty(1), chatty-join(1)", entries: &[] },
 ];
 
 const SERVE_SECTIONS: &[Section] = &[
@@ -123,7 +146,7 @@ const HASH_PASSWORD_SECTIONS: &[Section] = &[
 
 const CHATTY_SECTIONS: &[Section] = &[Section {
     title: "SEE ALSO",
-    intro: "chatty-serve(1), chatty-join(1), chatty-hash-password(1), nc(1)",
+    intro: "chatty-serve(1), chatty-join(1), chatty-say(1), chatty-hash-password(1), nc(1)",
     entries: &[],
 }];
 
@@ -141,12 +164,14 @@ pub(crate) fn render(page: clap::Command) -> std::io::Result<Vec<u8>> {
             slash_commands(&mut more);
             environment(&mut more, &page, JOIN_ENVIRONMENT);
         }
+        "say" => environment(&mut more, &page, SAY_ENVIRONMENT),
         "serve" => environment(&mut more, &page, SERVE_ENVIRONMENT),
         _ => {}
     }
     add_examples(&mut more, &examples);
     let sections = match name.as_str() {
         "join" => JOIN_SECTIONS,
+        "say" => SAY_SECTIONS,
         "serve" => SERVE_SECTIONS,
         "hash-password" => HASH_PASSWORD_SECTIONS,
         _ => CHATTY_SECTIONS,

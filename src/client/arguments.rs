@@ -11,8 +11,9 @@ use super::terminal::presence::Joins;
 use super::terminal::screen::Times;
 use super::text::theme::ColorChoice;
 use crate::config::parse_switch;
+use crate::protocol::text::is_blank_text;
 use crate::protocol::units::parse_duration;
-use crate::protocol::{DEFAULT_PORT, RoomName};
+use crate::protocol::{DEFAULT_PORT, LOBBY, RoomName};
 
 /// Join a chat: a prompt on a terminal, lines in and lines out in a pipe
 ///
@@ -204,6 +205,85 @@ impl JoinArgs {
     }
 }
 
+/// Post to a room without logging in
+///
+/// People in the room see the text as +LABEL: TEXT. Nobody sees the program in the room, and it
+/// sees nothing of the chat. Without TEXT, every line of standard input is posted.
+#[derive(Debug, clap::Args)]
+#[command(after_help = SAY_EXAMPLES)]
+#[allow(clippy::doc_markdown)] // the text of --help
+pub struct SayArgs {
+    /// What to post; several lines are several posts
+    #[arg(value_parser = some_text)]
+    pub(super) text: Option<String>,
+
+    /// Label shown as the author, after a + [default: the account, or your login name]
+    #[arg(long = "as", value_name = "LABEL", help_heading = "Identity")]
+    pub(super) label: Option<String>,
+
+    /// Account to post as; it needs a password
+    #[arg(short, long, value_name = "ACCOUNT", help_heading = "Identity")]
+    pub(super) name: Option<String>,
+
+    /// File whose first line is the password of the account
+    ///
+    /// CHATTY_PASSWORD can hold the password itself. Without any of these, chatty asks for
+    /// the password on a terminal.
+    #[arg(long, value_name = "FILE", env = "CHATTY_PASSWORD_FILE", help_heading = "Identity")]
+    #[arg(conflicts_with = "password_cmd")]
+    pub(super) password_file: Option<PathBuf>,
+
+    /// Shell command whose first line of output is the password of the account
+    #[arg(long, value_name = "COMMAND", env = "CHATTY_PASSWORD_CMD", help_heading = "Identity")]
+    #[arg(conflicts_with = "password_file")]
+    pub(super) password_cmd: Option<String>,
+
+    /// Room to post to; it need not have members
+    #[arg(short, long, env = "CHATTY_ROOM", value_parser = room_name, default_value = LOBBY)]
+    #[arg(help_heading = "Connection")]
+    pub(super) room: RoomName,
+
+    /// Server to connect to: HOST, HOST:PORT or [IPV6]:PORT
+    #[arg(long, value_name = "HOST[:PORT]", default_value = "localhost", env = "CHATTY_HOST")]
+    #[arg(help_heading = "Connection")]
+    pub(super) host: Address,
+
+    /// Port of the server, unless HOST includes one
+    #[arg(short, long, default_value_t = DEFAULT_PORT, env = "CHATTY_PORT")]
+    #[arg(help_heading = "Connection")]
+    pub(super) port: u16,
+
+    /// How long to retry after the connection is lost, e.g. 30s; 0 never retries
+    #[arg(long, value_name = "TIME", env = "CHATTY_RETRY_FOR", value_parser = retry_time)]
+    #[arg(default_value = "10m", help_heading = "Connection")]
+    pub(super) retry_for: Duration,
+
+    /// Send a ping after the server has been silent for this time
+    ///
+    /// The connection counts as lost when two pings in a row get no answer within this time
+    /// each.
+    #[arg(long, value_name = "TIME", default_value = "30s", env = "CHATTY_PING_AFTER")]
+    #[arg(value_parser = nonzero_time, help_heading = "Connection")]
+    pub(super) ping_after: Duration,
+
+    #[command(flatten)]
+    pub(super) tls: TlsArgs,
+}
+
+const SAY_EXAMPLES: &str = "\
+Examples:
+  chatty say --room ops --as alerts 'disk full'
+  df -h / | tail -1 | chatty say --room ops --as disk
+  tail -f app.log | chatty say --room ops --as app
+  chatty say --host chat.example.org --tls --name alice --password-file ~/.secret 'done'
+
+Exit codes:
+  0   everything was posted
+  1   the server refused a line
+  2   invalid arguments
+  69  no connection, or connection lost, or standard input failed
+  77  the password of the account is wrong";
+
 const EXAMPLES: &str = "\
 Examples:
   Chat:
@@ -236,6 +316,12 @@ fn nonzero_time(text: &str) -> Result<Duration, String> {
 
 fn retry_time(text: &str) -> Result<Duration, String> {
     if text == "0" { Ok(Duration::ZERO) } else { parse_duration(text) }
+}
+
+/// Parses the text of `say`. Without this check a script whose message is empty by mistake would
+/// succeed without posting anything.
+fn some_text(text: &str) -> Result<String, String> {
+    if is_blank_text(text) { Err("there is nothing to post".into()) } else { Ok(text.to_owned()) }
 }
 
 fn room_name(text: &str) -> Result<RoomName, String> {

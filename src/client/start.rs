@@ -3,6 +3,7 @@
 //! login.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ use super::text::sanitize::print_error;
 use crate::stdio;
 
 /// The ways to give a password without a prompt.
-const PASSWORD_HINT: &str = " (use --password-file, --password-cmd or CHATTY_PASSWORD)";
+pub(super) const PASSWORD_HINT: &str = " (use --password-file, --password-cmd or CHATTY_PASSWORD)";
 
 /// How many times a password may be typed.
 const PASSWORD_ATTEMPTS: usize = 3;
@@ -204,7 +205,9 @@ impl PendingLogin<'_> {
             self.connection = Some(connection);
         }
         if !self.has_read_password {
-            self.password = configured_password(self.args).await.map_err(Problem::NoPassword)?;
+            let (file, command) = (&self.args.password_file, &self.args.password_cmd);
+            let password = read_sources(file.clone(), command.clone()).await;
+            self.password = password.map_err(Problem::NoPassword)?;
             self.has_read_password = true;
             if self.password.is_none() && is_on_terminal() {
                 self.attempts_left = PASSWORD_ATTEMPTS;
@@ -259,8 +262,10 @@ impl PendingLogin<'_> {
 
 /// Returns the password of the file, command or variable. A thread reads it, because files
 /// and commands may block.
-async fn configured_password(args: &JoinArgs) -> Result<Option<Password>, String> {
-    let (file, command) = (args.password_file.clone(), args.password_cmd.clone());
+pub(super) async fn read_sources(
+    file: Option<PathBuf>,
+    command: Option<String>,
+) -> Result<Option<Password>, String> {
     let (done, given) = oneshot::channel();
     std::thread::spawn(move || {
         let _ = done.send(Password::from_sources(file.as_deref(), command.as_deref()));

@@ -107,6 +107,8 @@ impl fmt::Display for Command<'_> {
                 put(&parts.each_ref().map(Option::as_deref))
             }
             Self::Search { query } => put(&[Some(query.text())]),
+            Self::Post { room, label, text } => put(&[Some(room), Some(label), Some(text)]),
+            Self::Auth { name, password } => put(&[Some(name), Some(password)]),
             Self::Set { change: Some((setting, is_on)) } => {
                 put(&[Some(setting.word()), Some(on_off(is_on))])
             }

@@ -9,7 +9,7 @@ use super::{
     Command, HistoryRange, MessageTarget, Parsed, Row, SearchQuery, Setting, TABLE, find, mistakes,
     word_behind_blanks,
 };
-use crate::protocol::name::is_name;
+use crate::protocol::name::{is_label, is_name};
 use crate::protocol::text::{is_blank, is_blank_text, nearest, split_word};
 use crate::protocol::units::{parse_duration, show_duration};
 use crate::protocol::when::WHEN_FORMS;
@@ -218,7 +218,8 @@ impl<'a> SearchQuery<'a> {
         let bad = |needed: &str| format!("\"{value}\" is no {needed}");
         let is_new = match filter {
             SearchFilter::From => {
-                let from = Some(value).filter(|name| is_name(name)).ok_or_else(|| bad("name"))?;
+                let from = Some(value).filter(|name| is_name(name) || is_label(name));
+                let from = from.ok_or_else(|| bad("name"))?;
                 self.from.replace(from).is_none()
             }
             SearchFilter::In => {

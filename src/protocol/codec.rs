@@ -21,6 +21,7 @@ use std::mem;
 use bytes::{Buf, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
+use super::LINE_MAX;
 use super::tags::CidPrefix;
 
 /// An item of the input.
@@ -96,6 +97,9 @@ const FOREIGN_PREFIXES: [&[u8]; 14] = [
     b"PATCH ",
     b"PRI ",
 ];
+
+/// A line that begins so may have [`LINE_MAX`] bytes before a login, too.
+const POST: &[u8] = b"/post ";
 
 /// Decodes a byte stream into [`Frame`]s, and encodes lines.
 #[derive(Debug)]
@@ -237,7 +241,14 @@ impl LineCodec {
 
     fn is_too_long(&self, line: &[u8]) -> bool {
         let line_len = line.len() - usize::from(line.last() == Some(&b'\r'));
-        line_len > self.limit && line_len - CidPrefix::len_at(line) > self.limit
+        if line_len <= self.limit {
+            return false;
+        }
+        let text = &line[CidPrefix::len_at(line)..];
+        let text_len = line_len - (line.len() - text.len());
+        let is_post = text.get(..POST.len()).is_some_and(|start| start.eq_ignore_ascii_case(POST));
+        let limit = if is_post { self.limit.max(LINE_MAX) } else { self.limit };
+        text_len > limit
     }
 
     /// Appends a piece to the line without its telnet commands (rule 3).
@@ -412,6 +423,20 @@ mod tests {
                 expected.0.push(line("next"));
             }
             assert_eq!(read(&[&attached], false), expected, "attached: {}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn post_may_be_long_before_a_login() {
+        let post = |size: usize| format!("/POST {}", "x".repeat(size - 6));
+        for (text, fits) in [
+            (post(LINE_MAX), true),
+            (format!("@cid=a1 {}", post(LINE_MAX)), true),
+            (post(LINE_MAX + 1), false),
+            (post(LIMIT + 1).replace(' ', "s"), false),
+        ] {
+            let (frames, _) = read(&[text.as_bytes(), b"\n"], false);
+            assert_eq!(matches!(frames[..], [Frame::Line(_)]), fits, "{text}");
         }
     }
 

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::io::Write as _;
 
-use super::name::{is_lobby, is_name, is_name_byte};
+use super::name::{LABEL, is_lobby, is_name, is_name_byte};
 use super::reply::{Moderation, Reply};
 use super::{ErrorReason, LOBBY, Refusal, Stamp};
 
@@ -266,10 +266,11 @@ fn parse_message(line: &str) -> Option<(&str, bool, &str)> {
         let (from, text) = rest.split_once(' ')?;
         return is_name(from).then_some((from, true, text));
     }
-    let end = line.bytes().position(|b| !is_name_byte(b))?;
+    let label = usize::from(line.starts_with(LABEL));
+    let end = label + line[label..].bytes().position(|b| !is_name_byte(b))?;
     let (from, rest) = line.split_at(end);
     let text = rest.strip_prefix(": ")?;
-    is_name(from).then_some((from, false, text))
+    is_name(&from[label..]).then_some((from, false, text))
 }
 
 fn parse_presence<'a>(room: &'a str, text: &'a str) -> Option<Event<'a>> {
@@ -387,6 +388,8 @@ mod tests {
             ("a.b-c_9: [BYE quit] x", Event::Message(say(lobby, "a.b-c_9", "[BYE quit] x"))),
             ("** alice waves", Event::Message(act(lobby, "alice", "waves"))),
             ("#ops alice: hello", Event::Message(say(ops, "alice", "hello"))),
+            ("+alerts: disk full", Event::Message(say(lobby, "+alerts", "disk full"))),
+            ("#ops +alerts: disk full", Event::Message(say(ops, "+alerts", "disk full"))),
             ("#ops ** alice waves", Event::Message(act(ops, "alice", "waves"))),
             ("[PRIVATE MESSAGE] bob: psst", Event::Message(say(Place::ToMe, "bob", "psst"))),
             (
@@ -462,8 +465,22 @@ mod tests {
 
     #[test]
     fn line_of_unknown_form_is_not_parsed() {
-        for line in ["", "hello", "a b: c", "[lower] x", "[PONG", "[PONG]x", "#ops", "9 lives", "!"]
-        {
+        for line in [
+            "",
+            "hello",
+            "a b: c",
+            "[lower] x",
+            "[PONG",
+            "[PONG]x",
+            "#ops",
+            "9 lives",
+            "!",
+            "+: x",
+            "+9: x",
+            "++a: x",
+            "a+b: x",
+            "#ops + a: x",
+        ] {
             assert_eq!(Event::parse(line), None, "{line}");
         }
     }

@@ -137,6 +137,8 @@ pub enum ErrorReason {
     RoomNeedsKey,
     /// The room is locked, and another key was given.
     WrongRoomKey,
+    /// The program may not post without a login.
+    PostingNotAllowed,
     BadPassword,
     /// The log cannot be read.
     CannotRead,
@@ -171,7 +173,8 @@ impl ErrorReason {
             | Self::BannedFromRoom
             | Self::RoomLocked
             | Self::RoomNeedsKey
-            | Self::WrongRoomKey => ErrorCode::Forbidden,
+            | Self::WrongRoomKey
+            | Self::PostingNotAllowed => ErrorCode::Forbidden,
             Self::BadPassword => ErrorCode::BadPassword,
             Self::CannotRead | Self::CannotStore => ErrorCode::StorageFull,
             Self::Insecure => ErrorCode::Insecure,

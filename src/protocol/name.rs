@@ -15,6 +15,15 @@ mod letters;
 /// The name of the room that every user joins at login. Its lines carry no room prefix.
 pub const LOBBY: &str = "lobby";
 
+/// Precedes the name of a program that posts without a login. No name begins with it.
+pub const LABEL: char = '+';
+
+/// Whether a text is the label of a program: `+alerts`.
+#[must_use]
+pub fn is_label(text: &str) -> bool {
+    text.strip_prefix(LABEL).is_some_and(is_name)
+}
+
 /// The longest name of a user or room, in characters.
 pub const NAME_MAX: usize = 32;
 
@@ -180,12 +189,25 @@ impl Name {
         std::iter::once(letters::confusable_skeleton(shown)).chain(folded)
     }
 
-    /// Parses a stored name, which was validated before it was stored.
+    /// Parses a stored name or label, which was validated before it was stored.
     ///
     /// # Errors
     /// The text does not match the grammar of names.
     pub fn known(text: &str) -> Result<Self, NameFault> {
-        Spelling::known(text).map(Self)
+        if is_label(text) { Ok(Self(Spelling::new(text))) } else { Spelling::known(text).map(Self) }
+    }
+
+    /// Parses the label of a program, `+alerts`.
+    #[must_use]
+    pub fn parse_label(text: &str) -> Option<Self> {
+        Self::parse(text.strip_prefix(LABEL)?).ok().map(|name| name.label())
+    }
+
+    /// Returns the label of a program that posts without a login: [`LABEL`] and a name. No
+    /// name of a user begins so.
+    #[must_use]
+    pub fn label(&self) -> Self {
+        Self(Spelling::new(&format!("{LABEL}{self}")))
     }
 
     /// Returns the name as first written.

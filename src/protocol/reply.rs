@@ -146,6 +146,8 @@ pub enum Reply<'a> {
     Search { count: usize },
     /// A reply about moderation or to an operator.
     Moderation(Moderation<'a>),
+    /// `[AUTH alice] post as this account with /post ROOM LABEL TEXT`
+    Auth { name: &'a str },
     /// `[REGISTERED alice] this name is reserved for you …`
     Registered { name: &'a str },
     /// `[PASSWD alice] password changed`
@@ -271,6 +273,9 @@ impl fmt::Display for Reply<'_> {
             }
             Self::Other { word, args, text } => {
                 write!(f, "[{word}{}]{}", Suffix(args), Suffix(text))
+            }
+            Self::Auth { name } => {
+                write!(f, "[AUTH {name}] post as this account with /post ROOM LABEL TEXT")
             }
             Self::Registered { name } => write!(
                 f,
@@ -510,6 +515,10 @@ mod tests {
             ),
             ("[FEATURES a b]", Reply::Features { words: "a b" }),
             ("[HELP 40]", Reply::Help { count: 40 }),
+            (
+                "[AUTH al] post as this account with /post ROOM LABEL TEXT",
+                Reply::Auth { name: "al" },
+            ),
             (
                 "[REGISTERED al] this name is reserved for you; log in with /login NAME PASSWORD \
                  from now on",

@@ -217,8 +217,9 @@ impl Hub {
     /// The longest line that this connection may send now, in bytes.
     #[must_use]
     pub fn line_limit(&self, conn: ConnId) -> usize {
-        let user = self.state.connections.find(conn).and_then(Connection::user);
-        if user.is_some() { LINE_MAX } else { LOGIN_LINE_MAX }
+        let connections = &self.state.connections;
+        let is_named = connections.find(conn).and_then(Connection::user).is_some();
+        if is_named || connections.poster(conn).is_some() { LINE_MAX } else { LOGIN_LINE_MAX }
     }
 
     /// Whether an unterminated last line is accepted. It is refused from a client that can

@@ -9,13 +9,26 @@ pub mod rate_limit;
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::config::{parse_size, parse_switch};
 use crate::protocol::units::parse_duration;
 use crate::server::auth::passwords::HashFile;
 use crate::server::limits::quota::Bounds;
 use crate::server::net::peer::Peer;
+
+/// Who may post without a login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AllowPost {
+    /// Any program; without an account from any address
+    Any,
+    /// Programs that have proven an account
+    Account,
+    /// Programs on this machine, and those that have proven an account
+    Local,
+    /// Nobody
+    Off,
+}
 
 /// The limits of one server.
 #[derive(Debug, Clone, Args)]
@@ -139,6 +152,17 @@ pub struct Limits {
         value_parser = parse_nonzero_duration
     )]
     pub login_timeout: Duration,
+
+    /// Time after which a connection that uses /post is disconnected if it sends nothing
+    #[arg(
+        help_heading = "Limits per connection",
+        long,
+        value_name = "TIME",
+        default_value = "10m",
+        env = "CHATTY_POST_IDLE",
+        value_parser = parse_nonzero_duration
+    )]
+    pub post_idle: Duration,
 
     /// Time after which a client that reads nothing while data waits is disconnected
     #[arg(
@@ -320,6 +344,17 @@ pub struct Limits {
         value_parser = parse_switch
     )]
     pub allow_insecure_passwords: bool,
+
+    /// Who may post with /post, without logging in
+    #[arg(
+        help_heading = "Limits of the server",
+        long,
+        value_name = "WHO",
+        value_enum,
+        default_value_t = AllowPost::Local,
+        env = "CHATTY_ALLOW_POST"
+    )]
+    pub allow_post: AllowPost,
 
     /// Maximum number of accounts
     #[arg(

@@ -1,8 +1,11 @@
 //! Messages as records, and the users who write and receive them: the types that the hub, the
 //! turn and the log share.
 
+use sha2::{Digest as _, Sha256};
+
 pub use crate::protocol::UserId;
-use crate::protocol::{Cid, Message, Name, Place, RoomName, Stamp, Tags};
+use crate::protocol::name::is_label;
+use crate::protocol::{Cid, Key, Message, Name, Place, RoomName, Stamp, Tags};
 
 /// Mail that was sent to a connection: all of an account up to a message. It is delivered once
 /// the client sends something after that.
@@ -12,6 +15,27 @@ pub struct SentMail {
     pub to: UserId,
     /// The id of its last message.
     pub last: u64,
+}
+
+/// The author of the posts of programs that have not proven an account. User ids begin at 1.
+pub const NOBODY: UserId = UserId(0);
+
+/// Set in the ids of labels only.
+const LABEL_BIT: u64 = 1 << 63;
+
+/// Returns the id by which a label is ignored or muted. It never is the id of a user, and stays
+/// the same everywhere, as it is stored.
+#[must_use]
+pub fn label_id(label: &Key) -> UserId {
+    let hash = Sha256::digest(label.as_str());
+    let bits = hash.iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(*byte));
+    UserId(bits | LABEL_BIT)
+}
+
+/// Returns whether an id is that of a label.
+#[must_use]
+pub fn is_label_id(id: UserId) -> bool {
+    id.0 & LABEL_BIT != 0
 }
 
 /// The recipient of a message.
@@ -45,6 +69,15 @@ pub struct Record {
 }
 
 impl Record {
+    /// Returns whether one of these users or labels wrote the message.
+    #[must_use]
+    pub fn is_by_one_of(&self, authors: &[UserId]) -> bool {
+        authors.contains(&self.author)
+            || (!authors.is_empty()
+                && is_label(self.from.as_str())
+                && authors.contains(&label_id(self.from.key())))
+    }
+
     /// Returns the message as `reader` sees it.
     #[must_use]
     pub fn seen_by(&self, reader: UserId) -> Message<'_> {

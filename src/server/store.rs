@@ -159,7 +159,7 @@ impl ReadRequest {
     /// Returns whether a record is selected, apart from its position; `spans` belongs to this
     /// request.
     fn selects(&self, record: &Record, spans: &SortedSpans<'_>) -> bool {
-        if self.hidden.contains(&record.author) || !self.filter.selects(record) {
+        if record.is_by_one_of(&self.hidden) || !self.filter.selects(record) {
             return false;
         }
         match (&self.thread, &record.to) {

@@ -131,6 +131,12 @@ fn table() -> Vec<Row> {
         row(Stranger, "/resume {token} 0", "[WELCOME gone]").brings("gone address=")
             .but(Guest, ALREADY).but(Account, ALREADY)
             .but(RoomOperator, ALREADY).but(ServerOperator, ALREADY),
+        row(Stranger, "/post lobby alerts hi", "+alerts: hi").all("+alerts: hi")
+            .but(Guest, ALREADY).but(Account, ALREADY)
+            .but(RoomOperator, ALREADY).but(ServerOperator, ALREADY),
+        row(Stranger, "/auth nobody sesame", "[ERROR bad-password]")
+            .but(Guest, ALREADY).but(Account, ALREADY)
+            .but(RoomOperator, ALREADY).but(ServerOperator, ALREADY),
         row(Stranger, "/version", "[VERSION chatty/1]"),
         row(Stranger, "/features", "[FEATURES "),
         row(Stranger, "/quit good night", "[BYE quit]").all("* {me} quit (good night)")

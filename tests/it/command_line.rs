@@ -28,7 +28,7 @@ fn feed(program: &str, args: &[&str], input: &str) -> Output {
 fn completions_are_valid_scripts_of_their_shells() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = chatty(&["completions", shell]);
-        for word in ["serve", "join", "retry-for"] {
+        for word in ["serve", "join", "say", "retry-for"] {
             assert!(script.contains(word), "{shell}: {word}");
         }
     }
@@ -46,15 +46,22 @@ fn completions_are_valid_scripts_of_their_shells() {
 
 #[test]
 fn manuals_have_their_sections_and_render_without_warnings() {
-    let pages =
-        [&["man"][..], &["man", "join"], &["man", "serve"], &["man", "hash-password"]].map(chatty);
+    let pages = [
+        &["man"][..],
+        &["man", "join"],
+        &["man", "serve"],
+        &["man", "hash-password"],
+        &["man", "say"],
+    ]
+    .map(chatty);
     assert!(pages[0].contains("chatty\\-join(1)") && !pages[0].contains("chatty\\-help(1)"));
     assert!(pages[1].contains("\\-\\-retry\\-for"));
-    let sections: [&[&str]; 4] = [
+    let sections: [&[&str]; 5] = [
         &["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "SUBCOMMANDS", "SEE ALSO"],
         &["OPTIONS", "KEYS", "SLASH COMMANDS", "ENVIRONMENT", "EXAMPLES", "FILES", "EXIT STATUS"],
         &["OPTIONS", "ENVIRONMENT", "EXAMPLES", "SIGNALS", "FILES", "EXIT STATUS", "SEE ALSO"],
         &["OPTIONS", "EXAMPLES", "EXIT STATUS", "SEE ALSO"],
+        &["OPTIONS", "ENVIRONMENT", "EXAMPLES", "EXIT STATUS", "SEE ALSO"],
     ];
     for (page, sections) in pages.iter().zip(sections) {
         let headings: Vec<&str> = page

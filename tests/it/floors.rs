@@ -60,7 +60,7 @@ const FLOORS: &[(&str, Floors)] = &[
         "client",
         &[
             (Apart, &["self"]),
-            (Apart, &["config", "start"]),
+            (Apart, &["config", "say", "start"]),
             (Apart, &["arguments"]),
             (Apart, &["script", "terminal"]),
             (Apart, &["session"]),

@@ -7,6 +7,7 @@ mod storage;
 mod support;
 // A proxy that breaks connections, and a network link that can be pulled.
 mod cable;
+mod posts;
 mod proxy;
 
 // Transcripts, which are the specification: played on the hub and over sockets.

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use chatty::client::JoinArgs;
+use chatty::client::{JoinArgs, SayArgs};
 use chatty::commands::{self, Setting};
 use chatty::protocol::reply::Query;
 use chatty::protocol::{ErrorCode, Event, Farewell, Feature, Message, Place, Reply, Stamp, Tags};
@@ -184,7 +184,11 @@ fn every_script_flag_link_and_variable_exists() {
         }
     }
     let help = |command| run(&format!("chatty {command} --help"), 0);
-    let helps = [("chatty serve", help("serve")), ("chatty join", help("join"))];
+    let helps = [
+        ("chatty serve", help("serve")),
+        ("chatty join", help("join")),
+        ("chatty say", help("say")),
+    ];
     for block in blocks("sh").chain(blocks("console")) {
         let text = block.text.replace("cargo run --release -- ", "chatty ");
         for line in text.lines() {
@@ -233,7 +237,7 @@ fn blocks(info: &str) -> impl Iterator<Item = Block> {
     found.into_iter()
 }
 
-fn tables() -> [(&'static str, String); 6] {
+fn tables() -> [(&'static str, String); 7] {
     let commands = commands::TABLE.iter().map(|row| {
         let also: Vec<String> = row.aliases.iter().map(|alias| format!("`/{alias}`")).collect();
         let also = if also.is_empty() { String::new() } else { format!(" ({})", also.join(", ")) };
@@ -244,11 +248,13 @@ fn tables() -> [(&'static str, String); 6] {
     let features = Feature::TABLE.iter().map(|row| [format!("`{}`", row.1), row.2.to_owned()]);
     let serve = <ServeArgs as clap::Args>::augment_args(clap::Command::new("serve"));
     let join = <JoinArgs as clap::Args>::augment_args(clap::Command::new("join"));
+    let say = <SayArgs as clap::Args>::augment_args(clap::Command::new("say"));
     let options = ["option", "variable", "default", "meaning"];
     [
         ("commands", table(["command", "what it does"], commands)),
         ("serve", table(options, shown(&serve).map(option))),
         ("join", table(options, shown(&join).map(option))),
+        ("say", table(options, shown(&say).map(option))),
         ("errors", table(["`[ERROR code]`", "meaning"], errors)),
         ("farewells", table(["`[BYE code]`", "said with it"], farewells)),
         ("features", table(["`[FEATURES word …]`", "meaning"], features)),

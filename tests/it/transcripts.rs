@@ -560,9 +560,13 @@ transcripts! {
     password_can_be_changed_and_account_deleted
     password_for_unregistered_name_is_refused
     ping_is_a_barrier
+    posts_obey_bans_locks_and_passwords
+    posting_needs_permission
     private_looking_line_is_never_posted_to_room
     private_message_reaches_one_user
     private_message_to_oneself_is_echoed_and_delivered
+    label_can_be_ignored_and_muted
+    program_posts_without_login
     query_follows_rename
     query_refuses_lines_when_user_left
     query_sends_plain_lines_to_one_user
@@ -609,6 +613,7 @@ transcripts! {
     banned_guest_cannot_return_under_another_name
     dropped_sessions_per_address_are_limited
     large_room_coalesces_presence
+    idle_program_is_disconnected
     login_timeout_closes_connection
     network_ban_ends_dropped_sessions
     network_can_be_banned

@@ -10,7 +10,7 @@ use super::mentions::Highlights;
 use super::unread::{Thread, Unread};
 use crate::client::limits::{IGNORED_MAX, KNOWN_ROOMS_MAX, MEMBERS_MAX, ROOMS_MAX};
 use crate::commands::{self, Command, HistoryRange, MessageTarget, Parsed, Setting};
-use crate::protocol::name::{is_name, is_same_name};
+use crate::protocol::name::{is_label, is_name, is_same_name};
 use crate::protocol::reply::Query;
 use crate::protocol::{Event, HISTORY_MAX, Key, LOBBY, Message, Moderation, Place, Reply, Tags};
 
@@ -379,7 +379,9 @@ impl State {
         let from = message.from;
         match message.place {
             Place::Room(room) => {
-                self.add_member(room, from);
+                if !is_label(from) {
+                    self.add_member(room, from);
+                }
                 let is_current = self.query == QueryTarget::Off
                     && !self.unread.is_quiet(room)
                     && self.room.as_deref().is_some_and(|current| is_same_name(current, room));
@@ -400,9 +402,11 @@ impl State {
             // The user has answered.
             Place::ToPerson(name) => self.unread.read(&Thread::person(name)),
         }
-        self.speakers.retain(|name| !is_same_name(name, from));
-        self.speakers.insert(0, from.to_owned());
-        self.speakers.truncate(RECENT_SPEAKERS);
+        if !is_label(from) {
+            self.speakers.retain(|name| !is_same_name(name, from));
+            self.speakers.insert(0, from.to_owned());
+            self.speakers.truncate(RECENT_SPEAKERS);
+        }
     }
 
     fn add_member(&mut self, room: &str, name: &str) {

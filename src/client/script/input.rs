@@ -17,14 +17,14 @@ const LINES_AHEAD: usize = 64;
 const INPUT_LINE_MAX: u64 = 4 * LINE_MAX as u64;
 
 /// A line of input with its line end. An error is the last item.
-pub(super) type Line = io::Result<Vec<u8>>;
+pub(in crate::client) type Line = io::Result<Vec<u8>>;
 
 /// The lines of input.
-pub(super) type Input = mpsc::Receiver<Line>;
+pub(in crate::client) type Input = mpsc::Receiver<Line>;
 
 /// Yields these lines, then, if `reads_on`, those of standard input. The thread ends with the
 /// process.
-pub(super) fn read_input(first: Vec<String>, reads_on: bool) -> Input {
+pub(in crate::client) fn read_input(first: Vec<String>, reads_on: bool) -> Input {
     let (lines, input) = mpsc::channel(LINES_AHEAD);
     thread::spawn(move || {
         let first = first.into_iter().map(|line| Ok(line.into_bytes()));

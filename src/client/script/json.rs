@@ -240,6 +240,7 @@ impl<'a> Object<'a> {
             }
             Reply::Query(Query::On(name) | Query::Renamed(name))
             | Reply::Offline { name }
+            | Reply::Auth { name }
             | Reply::Registered { name }
             | Reply::PasswordChanged { name }
             | Reply::Unregistered { name } => self.put("user", name),

@@ -192,7 +192,7 @@ pub(in crate::client) enum Refused {
 }
 
 impl Refused {
-    pub(super) fn farewell(code: &str, text: &str) -> Self {
+    pub(in crate::client) fn farewell(code: &str, text: &str) -> Self {
         Self::Farewell { code: code.to_owned(), text: text.to_owned() }
     }
 

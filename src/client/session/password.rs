@@ -33,7 +33,7 @@ impl Password {
         Self(text.to_owned())
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    pub(in crate::client) fn as_str(&self) -> &str {
         &self.0
     }
 

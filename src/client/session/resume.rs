@@ -30,7 +30,7 @@ impl Backoff {
     }
 
     /// Returns the next delay; `random` is a random number.
-    pub(super) fn wait(&mut self, random: u32) -> Duration {
+    pub(in crate::client) fn wait(&mut self, random: u32) -> Duration {
         let wait = self.limit.mul_f64(f64::from(random) / f64::from(u32::MAX));
         self.limit = (self.limit * 2).min(WAIT_MAX);
         self.waited += wait;
@@ -40,7 +40,7 @@ impl Backoff {
     /// Records how long a connection lasted. If it lasted as long as the delay before it,
     /// the backoff is reset; so even with connections that break all the time, the client
     /// is connected most of the time.
-    pub(super) fn held(&mut self, time: Duration) {
+    pub(in crate::client) fn held(&mut self, time: Duration) {
         if time >= self.waited.min(WAIT_MAX) {
             self.limit = WAIT_FIRST;
         }

@@ -125,6 +125,7 @@ impl Clock {
                 format!("the server's features: {}", words.replace(' ', ", "))
             }
             Reply::Help { count } => format!("help, {}", counted(count, "line")),
+            Reply::Auth { name } => format!("you can post as {name}"),
             Reply::Registered { name } => format!(
                 "{name} is reserved for you; log in with /login {name} PASSWORD from now on"
             ),

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::protocol::Stamp;
-use crate::protocol::name::is_name;
+use crate::protocol::name::{is_label, is_name};
 
 /// A list of names or rooms, as on the wire: `alice,bob`, `#lobby,#ops`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -94,13 +94,14 @@ pub(super) fn write_unchanged(
     if why.is_empty() { Ok(()) } else { write!(f, " {NOTHING_CHANGED}: {why}") }
 }
 
+/// Parses the name of a user, or the label of a program.
 pub(super) fn name(text: &str) -> Option<&str> {
-    is_name(text).then_some(text)
+    (is_name(text) || is_label(text)).then_some(text)
 }
 
 /// Parses a room with its `#`.
 pub(super) fn room(text: &str) -> Option<&str> {
-    name(text.strip_prefix('#')?)
+    text.strip_prefix('#').filter(|room| is_name(room))
 }
 
 /// Parses a room and the word after it.

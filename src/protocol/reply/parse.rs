@@ -70,6 +70,7 @@ fn parse<'a>(word: &str, args: &'a str, text: &'a str) -> Option<Reply<'a>> {
         "VERSION" => Reply::Version { protocol: args, server: text },
         "FEATURES" => Reply::Features { words: args },
         "HELP" => Reply::Help { count: args.parse().ok()? },
+        "AUTH" => Reply::Auth { name: name(args)? },
         "REGISTERED" => Reply::Registered { name: name(args)? },
         "PASSWD" => Reply::PasswordChanged { name: name(args)? },
         "UNREGISTERED" => Reply::Unregistered { name: name(args)? },

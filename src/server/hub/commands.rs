@@ -16,6 +16,7 @@ mod moderation;
 pub(super) mod passwords;
 pub(super) mod pending;
 mod people;
+mod posting;
 mod rights;
 mod rooms;
 mod server_admin;

@@ -10,6 +10,7 @@ use super::delivery::catch_up;
 use super::state::State;
 use super::state::connections::{Connection, DeliveryMode, Phase};
 use crate::protocol::codec::Frame;
+use crate::protocol::units::show_duration;
 use crate::protocol::{Farewell, Reply, VERSION};
 use crate::server::auth::passwords::Outcome;
 use crate::server::net::ConnId;
@@ -146,7 +147,9 @@ pub(super) fn handle_frame(
     match frame {
         _ if connection.phase == Phase::Closing => {}
         Frame::Foreign => leave(state, ctx, conn, Some(Farewell::BadProtocol), None),
-        Frame::TooLong(_) if connection.is_greeting() => {
+        Frame::TooLong(_)
+            if connection.is_greeting() && state.connections.poster(conn).is_none() =>
+        {
             leave(state, ctx, conn, Some(Farewell::TooLong), None);
         }
         frame => dispatch::handle_line(state, gate, &mut req, frame),
@@ -162,10 +165,25 @@ pub(super) fn expire_logins(state: &mut State, ctx: &mut Context<'_>) {
             Some(true) => {
                 state.connections.check_login_at(ctx.now.since_start + RECHECK_INTERVAL, conn);
             }
-            Some(false) => leave(state, ctx, conn, Some(Farewell::LoginTimeout), None),
+            Some(false) => end_login(state, ctx, conn),
             None => {}
         }
     }
+}
+
+/// Disconnects a connection that has not logged in in time, or a poster that was idle for long.
+fn end_login(state: &mut State, ctx: &mut Context<'_>, conn: ConnId) {
+    let deadline = state.connections.login_deadline(conn);
+    if let Some(deadline) = deadline.filter(|deadline| *deadline > ctx.now.since_start) {
+        return state.connections.check_login_at(deadline, conn);
+    }
+    if state.connections.poster(conn).is_some() {
+        let idle = show_duration(ctx.limits.post_idle);
+        let text = format!("disconnected: nothing was posted for {idle}; connect again");
+        state.connections.close(conn);
+        return ctx.send_farewell(state, conn, Farewell::LoginTimeout, Some(&text));
+    }
+    leave(state, ctx, conn, Some(Farewell::LoginTimeout), None);
 }
 
 fn send_greeting(req: &mut Request<'_>) {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::state::State;
-use super::state::connections::{Connection, DeliveryMode, Phase, Query, Settings};
+use super::state::connections::{Connection, DeliveryMode, Phase, Poster, Query, Settings};
 use super::state::index::{ModerationIx, UserIx};
 use super::state::moderation::SERVER_NUMBER;
 use crate::commands::Setting;
@@ -105,6 +105,9 @@ struct SavedSocket {
     was_refused: bool,
     settings: Settings,
     chosen: [bool; Setting::TABLE.len()],
+    /// Set if the socket posts without a login.
+    #[serde(default)]
+    poster: Option<Poster>,
     /// `None` after login.
     login_deadline: Option<Stamp>,
     position: SavedPosition,
@@ -467,6 +470,7 @@ impl Encoder<'_> {
             was_refused,
             settings: connection.settings,
             chosen: connection.chosen,
+            poster: self.state.connections.poster(socket),
             login_deadline: deadline.map(|deadline| self.wall(deadline)),
             position: saved_position(connection),
         })

@@ -33,7 +33,7 @@ use crate::server::limits::Limits;
 use crate::server::limits::rate_limit::{Rate, RateLimiter};
 use crate::server::net::ConnId;
 use crate::server::net::peer::Peer;
-use crate::server::record::{Recipient, Record, UserId};
+use crate::server::record::{Recipient, Record, UserId, is_label_id, label_id};
 use crate::server::store::LastIds;
 use accounts::{Account, Accounts};
 use connections::{Connection, Connections, DeliveryMode, Query, Settings};
@@ -143,7 +143,8 @@ impl State {
         self.accounts.has(self.users[user].id)
     }
 
-    /// Whether a user is online or has an account. A guest's id ends with the logout.
+    /// Whether a user is online or has an account, or the id is that of a label. A guest's id ends
+    /// with the logout.
     pub(crate) fn can_return(&self, person: UserId) -> bool {
         can_return(&self.users, &self.accounts, person)
     }
@@ -154,8 +155,11 @@ impl State {
         ignores.map(|it| (it.person, self.users.name_of(it.person).unwrap_or(&it.name)))
     }
 
-    /// The online user or the account with this name.
+    /// The online user or the account with this name, or the label of a program.
     pub(crate) fn known_as(&self, name: &str) -> Option<(UserId, Name)> {
+        if let Some(label) = Name::parse_label(name) {
+            return Some((label_id(label.key()), label));
+        }
         let account = || self.accounts.named(&Key::fold(name));
         let user = self.users.named(name).map(|user| &self.users[user]);
         user.map(|user| (user.id, user.name.clone()))
@@ -369,6 +373,12 @@ impl State {
         room
     }
 
+    /// The moderation of a room, with or without members.
+    pub(crate) fn moderation_named(&self, room: &Key) -> Option<&Moderation> {
+        let open = self.rooms.named(room).map(|room| &self.moderation[self.rooms[room].moderation]);
+        open.or_else(|| self.moderation.of_dormant(room))
+    }
+
     /// Makes a user a member of a room, which becomes the current one.
     pub(crate) fn enter(&mut self, user: UserIx, room: RoomIx) {
         let User { id, ref name, connection, .. } = self.users[user];
@@ -543,7 +553,7 @@ impl State {
 
 /// See [`State::can_return`]; a function of two tables, so that others can change meanwhile.
 fn can_return(users: &Users, accounts: &Accounts, person: UserId) -> bool {
-    users.is_online(person) || accounts.has(person)
+    users.is_online(person) || accounts.has(person) || is_label_id(person)
 }
 
 #[cfg(test)]

@@ -192,7 +192,7 @@ fn may_log_in(state: &mut State, req: &mut Request<'_>, proof: &Proof) -> Result
 }
 
 /// Returns the account, if its password has not changed since the check.
-fn unchanged_account<'s>(state: &'s State, proof: &Proof) -> Result<&'s Account> {
+pub(super) fn unchanged_account<'s>(state: &'s State, proof: &Proof) -> Result<&'s Account> {
     let Some(account) = state.accounts.of(proof.person) else {
         let text = "that name is no longer registered; type /login NAME";
         return refusal(ErrorReason::BadPassword, text);

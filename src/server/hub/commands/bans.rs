@@ -9,10 +9,11 @@ use super::rights::is_server_operator;
 use super::succession::{ensure_operator, ensure_operators};
 use super::{
     Context, ErrorReason, Event, Farewell, Key, Moderation, Name, Now, Refusal, Request, Result,
-    RoomIx, Scope, State, Topic, UserId, UserIx, long_reply, no_such_user, refusal,
+    RoomIx, RoomName, Scope, State, Topic, UserId, UserIx, long_reply, no_such_user, refusal,
 };
 use crate::protocol::name::is_name;
 use crate::server::hub::delivery::announce;
+use crate::server::hub::state::moderation::Moderation as ModerationOf;
 use crate::server::hub::state::moderation::bans::{Ban, BanSubject, Banned};
 use crate::server::hub::state::moderation::expiry::Expiry;
 use crate::server::hub::state::users::User;
@@ -170,9 +171,13 @@ pub(super) fn send_bans(state: &mut State, req: &mut Request<'_>, scope: Scope) 
 /// Refuses a user who is banned from the room.
 pub(super) fn require_not_banned(state: &State, now: Now, user: UserIx, room: RoomIx) -> Result {
     let Some(ban) = room_ban_on(state, now, user, room) else { return Ok(()) };
-    let name = &state.rooms[room].name;
-    let text = format!("you are banned from {name} {}", ban.term().describe(PERMANENTLY));
-    refusal(ErrorReason::BannedFromRoom, text)
+    Err(banned_from_room(&state.rooms[room].name, ban))
+}
+
+/// Returns the refusal of a user who is banned from a room.
+pub(super) fn banned_from_room(room: &RoomName, ban: &Ban) -> Refusal {
+    let text = format!("you are banned from {room} {}", ban.term().describe(PERMANENTLY));
+    Refusal::new(ErrorReason::BannedFromRoom, text)
 }
 
 /// Returns the ban that keeps a user out of a room.
@@ -189,14 +194,8 @@ pub(super) fn reject_banned(
     person: UserId,
     name: &Name,
 ) -> bool {
-    let subject = BanSubject {
-        person,
-        name: name.key(),
-        is_guest: !state.accounts.has(person),
-        peer: state.connections[req.connection].peer,
-        is_operator: is_server_operator(state, person),
-        is_exempt: false,
-    };
+    let peer = state.connections[req.connection].peer;
+    let subject = subject_named(state, (person, name.key()), peer, state.moderation.server());
     let Some(ban) = state.moderation.server().ban_on(req.now, subject) else { return false };
     let farewell = banned_from_server(ban);
     let socket = req.socket;
@@ -219,15 +218,26 @@ pub(super) fn require_unbanned_name(state: &State, now: Now, user: UserIx, name:
 }
 
 fn ban_subject(state: &State, user: UserIx, scope: Scope) -> BanSubject<'_> {
-    let User { id: person, name, .. } = &state.users[user];
+    let User { id, name, .. } = &state.users[user];
+    // The last known address of a user whose session has dropped counts as well.
+    let peer = state.connection_of(user).peer;
+    subject_named(state, (*id, name.key()), peer, state.moderation_in(scope))
+}
+
+/// Returns the subject of the bans of a room or of the server.
+pub(super) fn subject_named<'a>(
+    state: &State,
+    (person, name): (UserId, &'a Key),
+    peer: Option<Peer>,
+    moderation: &ModerationOf,
+) -> BanSubject<'a> {
     BanSubject {
-        person: *person,
-        name: name.key(),
-        is_guest: !state.accounts.has(*person),
-        // The last known address of a user whose session has dropped counts as well.
-        peer: state.connection_of(user).peer,
-        is_operator: state.moderation_in(scope).is_operator(*person),
-        is_exempt: scope != Scope::Server && is_server_operator(state, *person),
+        person,
+        name,
+        is_guest: !state.accounts.has(person),
+        peer,
+        is_operator: moderation.is_operator(person),
+        is_exempt: moderation.room.is_some() && is_server_operator(state, person),
     }
 }
 

@@ -5,7 +5,7 @@ use super::gate::Gate;
 use super::rights::{moderated_room, require_server_operator};
 use super::{
     ErrorReason, Event, Farewell, Refusal, Reply, Request, Result, Scope, State, UserIx, accounts,
-    bans, history, locks, logout, long_reply, moderation, people, refusal, reply, rooms,
+    bans, history, locks, logout, long_reply, moderation, people, posting, refusal, reply, rooms,
     server_admin, session, talk,
 };
 use crate::commands;
@@ -71,6 +71,7 @@ fn dispatch(state: &mut State, gate: &mut Gate, req: &mut Request<'_>, line: Par
             accounts::log_in(state, req, name, None)
         }
         (Phase::Greeting { .. }, Parsed::Command(command)) if command.row().before_login => {
+            posting::note_active(state, req);
             execute(state, gate, req, None, command)
         }
         (Phase::Greeting { .. }, _) => Err(not_logged_in()),
@@ -183,6 +184,14 @@ fn execute(
         Command::Topic { text } => rooms::topic(state, req, user?, text),
         Command::History { rows, thread } => history::history(state, req, user?, rows, thread),
         Command::Search { query } => history::search(state, req, user?, query),
+        Command::Post { room, label, text } => match user {
+            Ok(user) => already_logged_in(state, user, "/post is for connections without a login"),
+            Err(_) => posting::post(state, req, room, label, text),
+        },
+        Command::Auth { name, .. } => match user {
+            Ok(user) => already_logged_in(state, user, "/auth is for connections without a login"),
+            Err(_) => posting::prove_account(state, req, name),
+        },
         Command::Nick { name } => people::rename(state, req, user?, name),
         Command::Away { text } => {
             people::away(state, req, user?, text);

@@ -10,6 +10,7 @@ use super::gate::{Storage, storage_full};
 use super::login::{log_in_guest, require_free_name};
 use super::long_reply::require_readable;
 use super::passwords::{take_password_request, too_many_attempts};
+use super::posting::accept_account;
 use super::rooms::{JoinKey, join_with};
 use super::session::resume_with_row;
 use super::{
@@ -111,10 +112,11 @@ fn apply(
             }
             Ok(())
         }
-        (None, Outcome::Checked(false)) => refusal(
-            ErrorReason::BadPassword,
-            "that is not the password; try again with /login NAME PASSWORD",
-        ),
+        (None, Outcome::Checked(false)) => {
+            let again = if matches!(purpose, Purpose::Post(_)) { "/auth" } else { "/login" };
+            let text = format!("that is not the password; try again with {again} NAME PASSWORD");
+            refusal(ErrorReason::BadPassword, text)
+        }
         (_, Outcome::Busy) => Err(too_many_attempts(HASHING_WAIT)),
         (_, Outcome::Hashed(_)) => {
             refusal(ErrorReason::TooMany, "the server cannot hash passwords now; try again later")
@@ -127,7 +129,7 @@ fn changes_stored(state: &State, user: UserIx, purpose: &Purpose) -> bool {
     match purpose {
         Purpose::Register | Purpose::Change | Purpose::Unregister | Purpose::ServerOperator => true,
         Purpose::Enter(..) => super::gate::is_stored(state, user),
-        Purpose::LogIn(_) | Purpose::LogInGuest(_) => false,
+        Purpose::LogIn(_) | Purpose::LogInGuest(_) | Purpose::Post(_) => false,
     }
 }
 
@@ -135,6 +137,7 @@ fn changes_stored(state: &State, user: UserIx, purpose: &Purpose) -> bool {
 fn complete_login(state: &mut State, req: &mut Request<'_>, purpose: Purpose) -> Result {
     match purpose {
         Purpose::LogIn(proof) => log_in_account(state, req, proof),
+        Purpose::Post(proof) => accept_account(state, req, &proof),
         // Another user may have taken the name meanwhile.
         Purpose::LogInGuest(name) => {
             let name = require_free_name(state, name, None)?;

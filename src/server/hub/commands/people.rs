@@ -10,6 +10,7 @@ use super::{
 };
 use crate::protocol::reply::Whois;
 use crate::server::hub::delivery::{announce, event_tags};
+use crate::server::record::{UserId, label_id};
 
 /// `/whois`.
 pub(super) fn whois(state: &State, req: &mut Request<'_>, me: UserIx, name: &str) -> Result {
@@ -72,18 +73,22 @@ pub(super) fn ignore(
         list_ignored(state, req, user);
         return Ok(());
     };
-    let Some(other) = state.users.named(name) else { return no_such_user(name) };
-    if other == user {
+    let online = state.users.named(name).map(|other| &state.users[other]);
+    let online = online.map(|other| (other.id, other.name.clone()));
+    let Some((them, name)) = online.or_else(|| label_named(name)) else {
+        return no_such_user(name);
+    };
+    let me = state.users[user].id;
+    if them == me {
         return refusal(ErrorReason::BadArgument, "you cannot ignore yourself");
     }
-    let (me, them) = (state.users[user].id, state.users[other].id);
     let max = req.limits.max_ignored;
     if state.relations.of(me).ignores.len() >= max && !state.relations.ignores(me, them) {
         let text = format!("you ignore {max} users, the maximum; /unignore some first");
         return refusal(ErrorReason::TooMany, text);
     }
-    let is_new = state.relations.ignore(me, them, &state.users[other].name);
-    req.reply(Reply::Ignore { name: state.users[other].name.as_str(), is_new });
+    let is_new = state.relations.ignore(me, them, &name);
+    req.reply(Reply::Ignore { name: name.as_str(), is_new });
     Ok(())
 }
 
@@ -96,7 +101,8 @@ pub(super) fn unignore(
     name: &str,
 ) -> Result {
     let other = state.users.named(name).map(|other| &state.users[other]);
-    let (them, shown) = (other.map(|other| other.id), other.map(|other| other.name.clone()));
+    let other = other.map(|other| (other.id, other.name.clone())).or_else(|| label_named(name));
+    let (them, shown) = other.unzip();
     let (me, is_online) = (state.users[user].id, |person| state.users.is_online(person));
     let ended = state.relations.unignore(me, them, &Key::fold(name), is_online);
     let Some(shown) = shown.or_else(|| Some(ended.first()?.name.clone())) else {
@@ -104,6 +110,11 @@ pub(super) fn unignore(
     };
     req.reply(Reply::Unignore { name: shown.as_str(), was_ignored: !ended.is_empty() });
     Ok(())
+}
+
+/// Returns the id and the spelling of a program's label. Labels need not be in use.
+fn label_named(name: &str) -> Option<(UserId, Name)> {
+    Name::parse_label(name).map(|label| (label_id(label.key()), label))
 }
 
 /// Lists the ignored users.

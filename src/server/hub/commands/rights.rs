@@ -3,14 +3,19 @@
 use super::{
     ErrorReason, Key, Now, Refusal, Result, RoomIx, RoomName, Scope, State, UserId, UserIx, refusal,
 };
+use crate::server::hub::state::moderation::Mute;
 
 /// Refuses a user who is muted in the room.
 pub(super) fn require_not_muted(state: &State, now: Now, user: UserIx, room: RoomIx) -> Result {
     let moderation = &state.moderation[state.rooms[room].moderation];
     let Some(mute) = moderation.mute_of(now, state.users[user].id) else { return Ok(()) };
-    let (name, until) = (&state.rooms[room].name, mute.until);
-    let until = until.until().describe("until an operator unmutes you");
-    refusal(ErrorReason::Muted, format!("not sent: you are muted in {name} {until}"))
+    Err(muted(&state.rooms[room].name, mute))
+}
+
+/// Returns the refusal of a user who is muted in a room.
+pub(super) fn muted(room: &RoomName, mute: &Mute) -> Refusal {
+    let until = mute.until.until().describe("until an operator unmutes you");
+    Refusal::new(ErrorReason::Muted, format!("not sent: you are muted in {room} {until}"))
 }
 
 /// Returns whether a user is a server operator.

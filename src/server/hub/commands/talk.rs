@@ -5,13 +5,27 @@ use std::sync::Arc;
 
 use super::rights::{require_not_muted, room_of};
 use super::{
-    ErrorReason, Event, Key, Query, Record, Reply, Request, Result, RoomIx, State, Topic, UserId,
-    UserIx, no_such_user, refusal, reply,
+    ErrorReason, Event, Key, Name, Query, Record, Reply, Request, Result, RoomIx, RoomName, State,
+    Topic, UserId, UserIx, no_such_user, refusal, reply,
 };
 use crate::commands::MessageTarget;
 use crate::protocol::Place;
+use crate::protocol::name::is_label;
 use crate::server::hub::delivery::{audiences, deliver};
-use crate::server::record::Recipient;
+use crate::server::record::{Recipient, label_id};
+
+/// The author of a message, by the name shown with it.
+pub(super) struct Author {
+    pub(super) id: UserId,
+    pub(super) name: Name,
+}
+
+impl Author {
+    fn of(state: &State, user: UserIx) -> Self {
+        let user = &state.users[user];
+        Self { id: user.id, name: user.name.clone() }
+    }
+}
 
 /// Posts a line of text or `/me` to the queried user, else to the current room. With
 /// neither it is refused: a message only goes where its sender has chosen.
@@ -22,7 +36,7 @@ pub(super) fn post(
     text: &str,
     is_action: bool,
 ) -> Result {
-    if repeat(state, req, user) {
+    if repeat(state, req, state.users[user].id) {
         return Ok(());
     }
     let connection = &state.connections[req.connection];
@@ -49,7 +63,7 @@ pub(super) fn message(
     to: MessageTarget<'_>,
     text: &str,
 ) -> Result {
-    if repeat(state, req, user) {
+    if repeat(state, req, state.users[user].id) {
         return Ok(());
     }
     let name = match to {
@@ -74,7 +88,7 @@ pub(super) fn message(
 
 /// `/reply`.
 pub(super) fn reply(state: &mut State, req: &mut Request<'_>, user: UserIx, text: &str) -> Result {
-    if repeat(state, req, user) {
+    if repeat(state, req, state.users[user].id) {
         return Ok(());
     }
     let Some(target) = state.users[user].reply_target else {
@@ -112,24 +126,53 @@ fn post_to_room(
 ) -> Result {
     require_not_muted(state, req.now, user, room)?;
     let to = Recipient::Room(state.rooms[room].name.clone());
+    let record = append(state, req, Author::of(state, user), to, text, is_action);
+    send_to_room(state, req, Some(room), &record);
+    Ok(())
+}
+
+/// Posts a message of a program to a room, which need not exist.
+pub(super) fn post_as_program(
+    state: &mut State,
+    req: &mut Request<'_>,
+    author: Author,
+    room: &RoomName,
+    text: &str,
+) {
+    if repeat(state, req, author.id) {
+        return;
+    }
+    let open = state.rooms.named(room.key());
+    let name = open.map_or(room, |room| &state.rooms[room].name).clone();
+    let record = append(state, req, author, Recipient::Room(name), text, false);
+    send_to_room(state, req, open, &record);
+}
+
+/// Sends a message to the members of its room, except those who ignore its author, and echoes it.
+fn send_to_room(state: &State, req: &mut Request<'_>, room: Option<RoomIx>, record: &Arc<Record>) {
     // The author gets a separate copy when it carries a cid, none when echo is off, and
     // else the same line as the room.
     let has_own_copy = req.cid.is_some() || !req.settings.echo;
     let mut except = if has_own_copy { vec![req.socket] } else { Vec::new() };
-    let ignoring = state.relations.of(state.users[user].id).ignored_by.iter();
-    let ignoring = ignoring.filter_map(|by| state.users.find(*by));
-    except.extend(ignoring.filter_map(|by| state.connection_of(by).socket));
-    let audience = audiences::of_room(state, req.caches, room);
-    let record = append(state, req, user, to, text, is_action);
-    req.with_message(&record, |req| {
+    let label = is_label(record.from.as_str()).then(|| label_id(record.from.key()));
+    for author in [Some(record.author), label].into_iter().flatten() {
+        let ignoring = state.relations.of(author).ignored_by.iter();
+        let ignoring = ignoring.filter_map(|by| state.users.find(*by));
+        except.extend(ignoring.filter_map(|by| state.connection_of(by).socket));
+    }
+    let audience = room.map(|room| audiences::of_room(state, req.caches, room));
+    // A member gets the line with the others; a program is no member.
+    let is_program = state.connections[req.connection].user().is_none();
+    req.with_message(record, |req| {
         let event = Event::Message(record.seen_by(record.author));
         let (socket, tags) = (req.socket, record.tags());
-        req.turn.fan_out(audience, Topic::Talk, Some(socket), except, &tags, &event);
-        if req.cid.is_some() {
+        if let Some(audience) = audience {
+            req.turn.fan_out(audience, Topic::Talk, Some(socket), except, &tags, &event);
+        }
+        if req.cid.is_some() || (is_program && req.settings.echo) {
             req.reply_tagged(&tags, &event);
         }
     });
-    Ok(())
 }
 
 fn post_private(
@@ -147,7 +190,7 @@ fn post_private(
     }
     let recipient = Recipient::Person(other, state.users[to].name.clone());
     let is_delivered = !state.relations.ignores(other, me);
-    let record = append(state, req, user, recipient, text, is_action);
+    let record = append(state, req, Author::of(state, user), recipient, text, is_action);
     // The connection may be lost before the client has read the message.
     if is_delivered && state.accounts.has(other) {
         if is_live {
@@ -199,7 +242,7 @@ fn send_to_account(
     require_mailbox_space(state, req, user_id)?;
     let is_delivered = !state.relations.ignores(user_id, state.users[user].id);
     let to = Recipient::Person(user_id, name.clone());
-    let record = append(state, req, user, to, text, false);
+    let record = append(state, req, Author::of(state, user), to, text, false);
     if is_delivered {
         state.mail.add(user_id, record.id);
     }
@@ -238,8 +281,7 @@ fn wants_echo(req: &Request<'_>) -> bool {
 
 /// Deduplicates by cid: if the author has used this cid before, the first message is
 /// echoed again and nothing is posted.
-fn repeat(state: &State, req: &mut Request<'_>, user: UserIx) -> bool {
-    let author = state.users[user].id;
+fn repeat(state: &State, req: &mut Request<'_>, author: UserId) -> bool {
     let first = req.cid.as_ref().and_then(|cid| state.messages.cids.find(author, cid));
     let Some(record) = first else { return false };
     let (socket, dialect) = (req.socket, req.settings.dialect);
@@ -254,14 +296,12 @@ fn repeat(state: &State, req: &mut Request<'_>, user: UserIx) -> bool {
 fn append(
     state: &mut State,
     req: &Request<'_>,
-    user: UserIx,
+    Author { id: author, name: from }: Author,
     to: Recipient,
     text: &str,
     is_action: bool,
 ) -> Arc<Record> {
     let time = state.stamp(req.now);
-    let author = &state.users[user];
-    let (author, from) = (author.id, author.name.clone());
     let (id, text, cid) = (0, text.into(), req.cid.clone());
     state.messages.append(Record { id, time, author, from, to, is_action, text, cid })
 }

@@ -274,6 +274,10 @@ impl Restorer<'_> {
         if saved.was_refused {
             state.connections.note_refused_login(connection);
         }
+        if let Some(poster) = saved.poster {
+            let deadline = deadline.unwrap_or(Duration::MAX);
+            state.connections.note_poster(connection, poster, deadline);
+        }
         for (setting, _) in crate::commands::Setting::TABLE {
             if saved.chosen[setting as usize] {
                 state.choose(connection, setting, saved.settings);

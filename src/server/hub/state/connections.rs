@@ -53,6 +53,13 @@ pub(crate) enum Phase {
     Closing,
 }
 
+/// A program that posts without a login.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Poster {
+    /// The account that it has proven.
+    pub(crate) account: Option<UserId>,
+}
+
 /// Where the plain lines of a connection go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Query {
@@ -209,6 +216,8 @@ pub(crate) struct Connections {
     logins: BTreeMap<ConnId, Duration>,
     /// When each of them is checked next; others are skipped.
     login_checks: BTreeSet<(Duration, ConnId)>,
+    /// The sockets that post without a login.
+    posters: BTreeMap<ConnId, Poster>,
     /// Users whose stored row changed by a change of their connection.
     pub(crate) dirty_users: Dirty<UserIx>,
     /// Sockets whose row changed or who closed.
@@ -302,6 +311,20 @@ impl Connections {
         if self.all[ix].is_greeting() {
             self.change_socket(ix).phase = Phase::Greeting { was_refused: true };
         }
+    }
+
+    /// Notes that a socket posts without a login, and when it must have sent something more. A
+    /// bare line is then no longer read as a name.
+    pub(crate) fn note_poster(&mut self, ix: ConnectionIx, poster: Poster, idle: Duration) {
+        let Some(socket) = self.all[ix].socket else { return };
+        self.change_socket(ix).phase = Phase::Greeting { was_refused: true };
+        self.posters.insert(socket, poster);
+        self.logins.insert(socket, idle);
+    }
+
+    /// Returns the poster of a socket, if it has posted or proven an account without a login.
+    pub(crate) fn poster(&self, socket: ConnId) -> Option<Poster> {
+        self.posters.get(&socket).copied()
     }
 
     pub(super) fn log_in(&mut self, ix: ConnectionIx, user: UserIx) {
@@ -426,6 +449,7 @@ impl Connections {
     fn end_login(&mut self, ix: ConnectionIx) {
         if let Some(socket) = self.all[ix].socket {
             self.logins.remove(&socket);
+            self.posters.remove(&socket);
         }
     }
 

@@ -208,6 +208,10 @@ impl ModerationTable {
     }
 
     /// Whether there is moderation for a room that does not exist.
+    pub(crate) fn of_dormant(&self, room: &Key) -> Option<&Moderation> {
+        self.dormant.get(room).map(|(ix, _)| &self.all[*ix])
+    }
+
     pub(crate) fn is_dormant(&self, room: &Key) -> bool {
         self.dormant.contains_key(room)
     }

@@ -110,6 +110,8 @@ pub(crate) struct PasswordRequest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Purpose {
     LogIn(Proof),
+    /// Post without logging in.
+    Post(Proof),
     /// Log in as a guest on a server that requires a password.
     LogInGuest(Name),
     Register,
