@@ -14,7 +14,8 @@ bash:bash mount:mount nc:netcat-openbsd nc.openbsd:netcat-openbsd
 nc.traditional:netcat-traditional ncat:ncat socat:socat busybox:busybox telnet:telnet
 tmux:tmux strace:strace openssl:openssl jq:jq jsonschema:python3-jsonschema man:man-db ip:iproute2
 cc:gcc c++:g++ valgrind:valgrind sqlite3:sqlite3 git:git
-perl:perl-base stty:coreutils mkfifo:coreutils unshare:util-linux
+python3:python3 webhook:webhook curl:curl sshd:openssh-server ssh:openssh-client
+ssh-keygen:openssh-client perl:perl-base stty:coreutils mkfifo:coreutils unshare:util-linux
 "
 
 missing=()

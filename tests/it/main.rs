@@ -6,6 +6,7 @@ mod hub_driver;
 mod storage;
 mod support;
 // A proxy that breaks connections, and a network link that can be pulled.
+mod bots;
 mod cable;
 mod posts;
 mod proxy;

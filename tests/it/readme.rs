@@ -29,12 +29,13 @@ use chatty::server::ServeArgs;
 
 use crate::support::{CHATTY, Server, Terminal, has_program};
 
-const PAGES: [&str; 14] = [
+const PAGES: [&str; 15] = [
     "README.md",
     "CHANGELOG.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
+    "docs/bots.md",
     "docs/client.md",
     "docs/glossary.md",
     "docs/json.md",
