@@ -2,6 +2,7 @@
 //! each client with the other server, and the data folder of the old server.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use chatty::protocol::{Event, Tags};
 
@@ -391,4 +392,21 @@ fn data_folder_of_old_version_is_opened_complete() {
         assert_eq!(answer(&mut alice, "/search STRASSE"), found);
         assert_moderation(&server, &mut alice, &mut bob);
     }
+}
+
+#[test]
+fn old_version_refuses_data_folder_of_this_version() {
+    let Some(old) = old_version() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = start_in(Path::new(CHATTY), folder.path());
+    Peer::join(server.port, "alice").say("hello");
+    assert_eq!(server.stops().0, Some(0));
+    let mut command = Command::new(old);
+    command.args(["serve", "--port", "0", "--bind", "127.0.0.1", "--data"]).arg(folder.path());
+    let output = command.output().expect("the old version");
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains(": it was written by a newer chatty; "), "{said}");
+    let server = start_in(Path::new(CHATTY), folder.path());
+    assert_eq!(history(server.port, "lobby").len(), 1);
 }

@@ -15,7 +15,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::support::{CHATTY, Server, history};
 
 mod checker;
-mod full_disk;
+pub(crate) mod full_disk;
 mod power_failure;
 mod startup;
 mod sync_order;
@@ -237,8 +237,8 @@ fn rows_of(connection: &Connection) -> rusqlite::Result<Vec<Row>> {
     let verdict: String =
         connection.pragma_query_value(None, "integrity_check", |row| row.get(0))?;
     assert_eq!(verdict, "ok", "I8");
-    let sql = "SELECT id, name, coalesce('#' || room, reader_name), text, coalesce(cid, '')
-               FROM messages ORDER BY id";
+    let sql = "SELECT id, m.name, coalesce('#' || r.name, reader_name), text, coalesce(cid, '')
+               FROM messages m LEFT JOIN rooms r ON r.number = m.room ORDER BY id";
     let mut statement = connection.prepare(sql)?;
     let rows = statement.query_map([], |row| {
         let message = Message { author: row.get(1)?, to: row.get(2)?, text: row.get(3)? };

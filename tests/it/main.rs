@@ -3,6 +3,8 @@
 // Test support: server, peer, terminal; a hub without sockets.
 #[path = "../support/hub_driver.rs"]
 mod hub_driver;
+#[path = "../support/older_schemas.rs"]
+mod older_schemas;
 mod storage;
 mod support;
 // A proxy that breaks connections, and a network link that can be pulled.
@@ -41,6 +43,10 @@ mod accounts;
 mod mail;
 // The log: acknowledged messages survive a restart, a crash, a full disk.
 mod durable;
+// Files of older versions are upgraded, also in spite of crashes.
+mod upgrade;
+// Deleted messages are erased from all files.
+mod erasure;
 // Crash consistency, checked against a record of sent and received messages.
 mod crash;
 // Seeded random input: no panic, and the hub's invariants hold.

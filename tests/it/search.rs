@@ -201,57 +201,6 @@ fn search_covers_messages_not_yet_indexed() {
 }
 
 #[test]
-fn log_without_index_can_be_searched() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut server = Server::start_in(folder.path(), &[]);
-    let mut alice = Peer::join(server.port, "alice");
-    alice.say("said long ago");
-    alice.settles();
-    server.kill();
-    Connection::open(folder.path().join("chatty.db"))
-        .expect("the log")
-        .execute_batch(
-            "DROP TABLE search; DROP TABLE kept;
-             DELETE FROM last WHERE what NOT IN ('message', 'person'); PRAGMA user_version = 1;",
-        )
-        .expect("as it was");
-    let server = Server::start_in(folder.path(), &[]);
-    let mut alice = Peer::join(server.port, "alice");
-    assert_eq!(search(&mut alice, "long"), ["alice: said long ago"]);
-    indexed(folder.path());
-    assert_eq!(search(&mut alice, "ago"), ["alice: said long ago"]);
-}
-
-#[test]
-fn upgrade_rebuilds_index() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut server = Server::start_in(folder.path(), &[]);
-    let mut alice = Peer::join(server.port, "alice");
-    alice.say("in der Straße");
-    alice.say("北京");
-    alice.settles();
-    indexed(folder.path());
-    server.kill();
-    // The index as the previous version wrote it.
-    Connection::open(folder.path().join("chatty.db"))
-        .expect("the log")
-        .execute_batch(
-            "INSERT INTO search (search) VALUES ('delete-all');
-             INSERT INTO search (rowid, words)
-             VALUES (1, '\u{E000}lobby in der straße'), (2, '\u{E000}lobby 北 京');
-             PRAGMA user_version = 4;",
-        )
-        .expect("as it was");
-    let server = Server::start_in(folder.path(), &[]);
-    let mut alice = Peer::join(server.port, "alice");
-    for when in ["before it is indexed", "from the index"] {
-        assert_eq!(search(&mut alice, "STRASSE"), ["alice: in der Straße"], "{when}");
-        assert_eq!(search(&mut alice, "北京"), ["alice: 北京"], "{when}");
-        indexed(folder.path());
-    }
-}
-
-#[test]
 fn search_finds_only_readable_messages() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = Server::start_in(folder.path(), &[]);

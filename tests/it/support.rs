@@ -88,7 +88,8 @@ impl Server {
             .spawn()
             .expect("chatty serve");
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-        let first = lines.next().expect("a first line").expect("readable");
+        let mut other_lines = lines.by_ref().map(|line| line.expect("readable"));
+        let first = other_lines.find(|line| !line.starts_with("upgrad")).expect("a first line");
         for start in startup {
             let line = lines.next().expect("a startup line").expect("readable");
             assert!(line.starts_with(start), "{line}");

@@ -23,21 +23,28 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, ffi, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, ffi};
 
 use super::{
     AppendError, Batch, Collection, Duplicate, LastIds, Log, Read, Reply, Snapshot, Thread,
 };
-use crate::protocol::{Cid, Name, RoomName, Stamp};
-use crate::server::record::{Recipient, Record, UserId};
+use crate::server::record::{Record, UserId};
 
 mod folder;
+mod places;
 mod readers;
+mod schema;
 mod search;
+mod times;
+mod upgrade;
 mod writer;
 
 use folder::Folder;
 use readers::{ReadWarning, Readers};
+use schema::{
+    PAGE_SIZE, RECORDS, VERSION, read_ceiling, read_last, read_number, record, write_ceiling,
+    write_last,
+};
 use writer::{Writer, lock};
 
 /// When a message is considered stored, and is delivered.
@@ -68,6 +75,13 @@ pub struct Retention {
     pub messages: Option<u64>,
 }
 
+impl Retention {
+    /// Returns whether any message may be deleted.
+    fn is_limited(self) -> bool {
+        self.age.is_some() || self.messages.is_some()
+    }
+}
+
 /// The options of the log.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -80,94 +94,8 @@ pub struct Options {
 /// The file name of the database.
 pub const FILE: &str = "chatty.db";
 
-/// Steps from an empty database to the current schema. A step that was released never changes;
-/// `user_version` counts the steps taken. Tables, columns and keys keep their first names, since
-/// a rename would need a migration: `kept` stores the collections, with `shelf` for the collection
-/// (`visit` for sessions, `order` for moderation, `stays` for membership spans), and `last` the
-/// highest ids given out.
-const MIGRATIONS: [&str; 6] = [
-    "
-    CREATE TABLE messages (
-        id        INTEGER PRIMARY KEY,
-        time      INTEGER NOT NULL,          -- milliseconds since 1970
-        author    INTEGER NOT NULL,          -- a PersonId
-        name      TEXT    NOT NULL,          -- the author's, of that moment
-        room      TEXT,                      -- as shown, without #; NULL: private
-        room_key  TEXT,                      -- folded
-        name_key  TEXT,                      -- of the author, where private
-        reader    INTEGER,                   -- a PersonId, where private
-        reader_name TEXT,
-        reader_key  TEXT,
-        is_action INTEGER NOT NULL,
-        text      TEXT    NOT NULL,
-        cid       TEXT
-    ) STRICT;
-    CREATE INDEX messages_by_room ON messages (room_key, id) WHERE room_key IS NOT NULL;
-    CREATE INDEX messages_by_author ON messages (author, id) WHERE reader IS NOT NULL;
-    CREATE INDEX messages_by_reader ON messages (reader, id) WHERE reader IS NOT NULL;
-    CREATE UNIQUE INDEX messages_by_cid ON messages (author, cid) WHERE cid IS NOT NULL;
-    -- Numbers that only grow: the last message's id, the last person's.
-    CREATE TABLE last (what TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT;
-    INSERT INTO last VALUES ('message', 0), ('person', 0);
-",
-    "
-    -- Everything else, see `Shelf`.
-    CREATE TABLE kept (
-        shelf TEXT    NOT NULL,
-        key   INTEGER NOT NULL,
-        value TEXT    NOT NULL,
-        PRIMARY KEY (shelf, key)
-    ) STRICT, WITHOUT ROWID;
-",
-    "
-    -- Which words are in which message, and who may read it; filled after the
-    -- fact. Only numbers of messages are found in it: the texts are above.
-    CREATE VIRTUAL TABLE search USING fts5(
-        words, content = '', contentless_delete = 1, detail = none,
-        tokenize = \"ascii tokenchars '-_.'\"
-    );
-    INSERT INTO last VALUES ('indexed', 0);
-",
-    "
-    -- Numbers up to here may be given away before the disk has them; 0 after an end in
-    -- good order.
-    INSERT INTO last VALUES ('message ceiling', 0), ('person ceiling', 0);
-",
-    "
-    -- Words are normalised differently: the index is built anew, in the background.
-    DROP TABLE search;
-    CREATE VIRTUAL TABLE search USING fts5(
-        words, content = '', contentless_delete = 1, detail = none,
-        tokenize = \"ascii tokenchars '-_.'\"
-    );
-    UPDATE last SET number = 0 WHERE what = 'indexed';
-",
-    "
-    -- Mail is a position in the log per account instead of an entry per message. Messages behind
-    -- the position that had no entry are skipped.
-    INSERT INTO kept
-        SELECT 'mailbox', account, json_object('after', first - 1, 'skip', json((
-            SELECT json_group_array(id) FROM messages
-            WHERE reader = account AND id > first
-                AND id NOT IN (SELECT key FROM kept WHERE shelf = 'mail')
-        )))
-        FROM (
-            SELECT CAST(value AS INTEGER) AS account, min(key) AS first
-            FROM kept WHERE shelf = 'mail' GROUP BY account
-        );
-    DELETE FROM kept WHERE shelf = 'mail';
-",
-];
-
-/// Whether a message `m` waits in the mailbox `k`; see `SavedMailbox` of the hub. In most
-/// mailboxes nothing is skipped and no user is ignored; then only an index is read.
-const WAITS: &str = "k.shelf = 'mailbox' AND k.key = m.reader AND m.id > k.value ->> 'after'
-    AND (k.value ->> 'skip' IS NULL
-         OR m.id NOT IN (SELECT value FROM json_each(k.value, '$.skip')))
-    AND (k.value ->> 'hidden' IS NULL
-         OR m.author NOT IN (SELECT value FROM json_each(k.value, '$.hidden')))";
-
-const COLUMNS: &str = "id, time, author, name, room, reader, reader_name, is_action, text, cid";
+/// What is appended to it for the file from before an upgrade.
+const BEFORE: &str = "-before-upgrade";
 
 /// A log in a folder.
 #[derive(Debug)]
@@ -201,6 +129,7 @@ impl SqliteLog {
     pub fn open(folder: &Path, options: Options) -> anyhow::Result<(Self, Snapshot)> {
         let folder = Folder::claim(folder)?;
         let path = folder.file();
+        upgrade::finish(&folder)?;
         let had_wal = folder.has_wal();
         folder.check_before_open()?;
         let problem = || format!("cannot use {}", path.display());
@@ -209,8 +138,14 @@ impl SqliteLog {
         let (opened, message) =
             read_contents(&connection, version).map_err(explain_lock).with_context(problem)?;
         let remark = folder.check_contents(opened, message, had_wal)?;
+        if (1..VERSION).contains(&version) {
+            upgrade::upgrade(&folder, connection, version).with_context(problem)?;
+            connection = connect(&path).with_context(problem)?;
+        }
         configure(&connection).map_err(explain_lock).with_context(problem)?;
-        migrate(&mut connection, version).with_context(problem)?;
+        if version == 0 {
+            schema::create(&mut connection).with_context(problem)?;
+        }
         let opened = count_opening(&connection).map_err(explain_lock).with_context(problem)?;
         let snapshot = Snapshot {
             last: skip_to_ceiling(&mut connection)?,
@@ -218,11 +153,7 @@ impl SqliteLog {
             mail: read_mail(&connection)?,
             latest: read_latest(&connection)?,
         };
-        let indexed = read_number(&connection, "indexed")?;
-        let bound = options.retention.messages;
-        let count = bound.map(|_| count_messages(&connection)).transpose()?;
-        let mut writer =
-            Writer::new(connection, options, folder, opened, snapshot.last, count, indexed)?;
+        let mut writer = Writer::new(connection, options, folder, opened, snapshot.last)?;
         writer.write_note(false);
         let writer = Arc::new(Mutex::new(writer));
         let warning = ReadWarning::default();
@@ -293,7 +224,10 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "page_size", PAGE_SIZE)?; // of a new file
     connection.pragma_update(None, "journal_mode", "WAL")?;
+    // Deleted rows are overwritten with zeros.
+    connection.pragma_update(None, "secure_delete", "ON")?;
     // The changes of the start must be on disk before anything depends on them.
     connection.pragma_update(None, "synchronous", Durability::Commit.pragma())?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)
@@ -335,32 +269,14 @@ fn count_opening(connection: &Connection) -> rusqlite::Result<u64> {
     Ok(read_number(connection, "opened").optional()?.unwrap_or_default())
 }
 
-/// Returns the number of migrations already done.
+/// Returns the version of the tables; 0 if there are none.
 fn check_version(connection: &Connection) -> anyhow::Result<usize> {
     let version = connection.pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0));
-    let taken = version.map_err(explain_lock)? as usize;
-    if taken > MIGRATIONS.len() {
+    let version = version.map_err(explain_lock)? as usize;
+    if version > VERSION {
         bail!("it was written by a newer version of chatty; use that version, or --data DIR");
     }
-    Ok(taken)
-}
-
-fn migrate(connection: &mut Connection, taken: usize) -> anyhow::Result<()> {
-    for (step, sql) in MIGRATIONS.iter().enumerate().skip(taken) {
-        let transaction = connection.transaction()?;
-        transaction.execute_batch(sql)?;
-        transaction.pragma_update(None, "user_version", (step + 1).to_string())?;
-        transaction.commit()?;
-    }
-    Ok(())
-}
-
-fn read_last(connection: &Connection) -> rusqlite::Result<LastIds> {
-    let stored = connection.query_row("SELECT ifnull(max(id), 0) FROM messages", [], |row| {
-        row.get::<_, i64>(0).map(i64::cast_unsigned)
-    })?;
-    let message = read_number(connection, "message")?.max(stored);
-    Ok(LastIds { message, person: read_number(connection, "person")? })
+    Ok(version)
 }
 
 /// Returns the last ids, after raising them to the ceiling: ids below it may have been given out
@@ -378,42 +294,6 @@ fn skip_to_ceiling(connection: &mut Connection) -> rusqlite::Result<LastIds> {
     write_ceiling(&transaction, LastIds::default())?;
     transaction.commit()?;
     Ok(last)
-}
-
-fn read_ceiling(connection: &Connection) -> rusqlite::Result<LastIds> {
-    let [message, person] =
-        ["message ceiling", "person ceiling"].map(|what| read_number(connection, what));
-    Ok(LastIds { message: message?, person: person? })
-}
-
-fn read_number(connection: &Connection, what: &str) -> rusqlite::Result<u64> {
-    connection
-        .prepare_cached("SELECT number FROM last WHERE what = ?1")?
-        .query_row([what], |row| row.get::<_, i64>(0).map(i64::cast_unsigned))
-}
-
-fn write_last(connection: &Connection, last: LastIds) -> rusqlite::Result<()> {
-    write_number(connection, "message", last.message)?;
-    write_number(connection, "person", last.person)
-}
-
-fn write_ceiling(connection: &Connection, ceiling: LastIds) -> rusqlite::Result<()> {
-    write_number(connection, "message ceiling", ceiling.message)?;
-    write_number(connection, "person ceiling", ceiling.person)
-}
-
-fn write_number(connection: &Connection, what: &str, number: u64) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached("UPDATE last SET number = ?2 WHERE what = ?1")?
-        .execute(params![what, number.cast_signed()])?;
-    Ok(())
-}
-
-/// Counts messages using only the indexes; each message is in one of the two.
-fn count_messages(connection: &Connection) -> rusqlite::Result<u64> {
-    let sql = "SELECT (SELECT count(*) FROM messages WHERE room_key IS NOT NULL)
-                    + (SELECT count(*) FROM messages WHERE reader IS NOT NULL)";
-    connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
 }
 
 /// Reads all entries. Entries of unknown collections were written by a newer version and are left
@@ -437,9 +317,7 @@ fn read_entries(connection: &Connection) -> rusqlite::Result<Vec<(Collection, u6
 
 /// Reads which messages wait in mailboxes.
 fn read_mail(connection: &Connection) -> rusqlite::Result<Vec<(UserId, u64)>> {
-    let sql =
-        format!("SELECT k.key, m.id FROM kept k CROSS JOIN messages m WHERE {WAITS} ORDER BY m.id");
-    let mut statement = connection.prepare(&sql)?;
+    let mut statement = connection.prepare(&places::mail())?;
     let rows = statement.query_map([], |row| {
         let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
         Ok((UserId(number(0)?), number(1)?))
@@ -448,32 +326,11 @@ fn read_mail(connection: &Connection) -> rusqlite::Result<Vec<(UserId, u64)>> {
 }
 
 fn read_latest(connection: &Connection) -> rusqlite::Result<Vec<Arc<Record>>> {
-    let sql = format!("SELECT {COLUMNS} FROM messages ORDER BY id DESC LIMIT ?1");
+    let sql = format!("{RECORDS} ORDER BY m.id DESC LIMIT ?1");
     let mut statement = connection.prepare(&sql)?;
     let rows = statement.query_and_then([LATEST], record)?;
     let records: rusqlite::Result<Vec<_>> = rows.filter_map(Result::transpose).collect();
     Ok(records?.into_iter().rev().map(Arc::new).collect())
-}
-
-/// Decodes one row of [`COLUMNS`]; `None` if its names are invalid.
-fn record(row: &Row<'_>) -> rusqlite::Result<Option<Record>> {
-    let text = |column| row.get_ref(column).map(|value| value.as_str().unwrap_or_default());
-    let to = match row.get::<_, Option<i64>>(5)? {
-        Some(reader) => Name::known(text(6)?)
-            .map(|name| Recipient::Person(UserId(reader.cast_unsigned()), name)),
-        None => RoomName::known(text(4)?).map(Recipient::Room),
-    };
-    let (Ok(to), Ok(from)) = (to, Name::known(text(3)?)) else { return Ok(None) };
-    Ok(Some(Record {
-        id: row.get::<_, i64>(0)?.cast_unsigned(),
-        time: Stamp(row.get(1)?),
-        author: UserId(row.get::<_, i64>(2)?.cast_unsigned()),
-        from,
-        to,
-        is_action: row.get(7)?,
-        text: text(8)?.into(),
-        cid: row.get_ref(9)?.as_str_or_null()?.and_then(Cid::parse),
-    }))
 }
 
 #[cfg(test)]
@@ -482,6 +339,8 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::protocol::{Name, RoomName, Stamp};
+    use crate::server::record::Recipient;
 
     const OPTIONS: Options = Options {
         durability: Durability::Commit,
@@ -495,30 +354,6 @@ mod tests {
         let record = Record { id, time, author, from, to, is_action: false, text, cid: None };
         let last = LastIds { message: id, person: 1 };
         Batch { records: vec![Arc::new(record)], changes: Vec::new(), last }
-    }
-
-    #[test]
-    fn mail_of_older_versions_becomes_a_position() {
-        let folder = tempfile::tempdir().unwrap();
-        let older = connect(&folder.path().join(FILE)).unwrap();
-        for step in &MIGRATIONS[..5] {
-            older.execute_batch(step).unwrap();
-        }
-        older.pragma_update(None, "user_version", 5).unwrap();
-        // Message 3 was delivered although 2 waited, and 4 waits for another account.
-        for (id, reader) in [(1, 7), (2, 7), (3, 7), (4, 8), (5, 7)] {
-            let sql = "INSERT INTO messages
-                VALUES (?1, 0, 1, 'bob', NULL, NULL, 'bob', ?2, 'alice', 'alice', 0, 'x', NULL)";
-            older.execute(sql, [id, reader]).unwrap();
-        }
-        let sql = "INSERT INTO kept VALUES ('mail', 2, '7'), ('mail', 4, '8'), ('mail', 5, '7')";
-        older.execute(sql, []).unwrap();
-        drop(older);
-        let (_log, snapshot) = SqliteLog::open(folder.path(), OPTIONS).unwrap();
-        let (alice, other) = (UserId(7), UserId(8));
-        assert_eq!(snapshot.mail, [(alice, 2), (other, 4), (alice, 5)]);
-        let rows: Vec<u64> = snapshot.entries.iter().map(|(_, key, _)| *key).collect();
-        assert_eq!(rows, [7, 8]);
     }
 
     /// Appends until an append fails; returns the error.

@@ -14,11 +14,11 @@ use super::users::{message, plain, tag, write_line};
 use crate::support::{Peer, SESAME, SESAME_FILE, Server, Terminal, has_program, report_skipped};
 
 /// A small file system of its own, unmounted on drop.
-struct SmallDisk(tempfile::TempDir);
+pub(crate) struct SmallDisk(pub(crate) tempfile::TempDir);
 
 impl SmallDisk {
     /// Mounts a file system of this size; `None` without the permission to mount.
-    fn new(size: &str) -> Option<Self> {
+    pub(crate) fn new(size: &str) -> Option<Self> {
         if !has_program("mount") {
             return None;
         }

@@ -35,13 +35,14 @@ fn server_with_gibibyte_log_starts_quickly_after_kill() {
 /// Inserts messages of typical length until the file has the target size.
 fn fill(file: &Path) -> i64 {
     let mut connection = Connection::open(file).expect("the log");
+    connection.execute("INSERT INTO rooms VALUES (1, 1, 'lobby', 'lobby')", []).expect("a room");
     let text = "a word or two ".repeat(20);
     let mut id = 0;
     while fs::metadata(file).expect("a file").len() < HISTORY {
         let transaction = connection.transaction().expect("a transaction");
         let sql = "INSERT INTO messages
-                   (id, time, author, name, room, room_key, is_action, text, cid)
-                   VALUES (?1, ?1, 1, 'alice', 'lobby', 'lobby', 0, ?2, ?3)";
+                   (id, time, author, name, room, is_action, text, cid)
+                   VALUES (?1, ?1, 1, 'alice', 1, 0, ?2, ?3)";
         let mut statement = transaction.prepare(sql).expect("a statement");
         for _ in 0..20_000 {
             id += 1;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
-use super::FILE;
+use super::{BEFORE, FILE};
 use crate::files::{check_own, open_own};
 
 const LOCK: &str = "lock";
@@ -74,6 +74,16 @@ impl Folder {
     /// Returns the path of the database.
     pub(super) fn file(&self) -> PathBuf {
         self.path.join(FILE)
+    }
+
+    /// Removes the file from before an upgrade; returns its path if there was one.
+    pub(super) fn remove_upgraded(&self) -> anyhow::Result<Option<PathBuf>> {
+        let path = with_suffix(&self.file(), BEFORE);
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(Some(path)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).context(format!("cannot remove {}", path.display())),
+        }
     }
 
     /// Checks the files of the database before SQLite opens them.

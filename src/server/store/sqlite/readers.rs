@@ -12,7 +12,9 @@ use std::time::Duration;
 use rusqlite::types::Value;
 use rusqlite::{Connection, InterruptHandle, OpenFlags, params};
 
-use super::{COLUMNS, read_last, record, search};
+use super::schema::{RECORDS, read_last, record};
+use super::times::IdRanges;
+use super::{places, search};
 use crate::server::audit::ThrottledWarning;
 use crate::server::store::read::Budget;
 use crate::server::store::{Read, ReadResult, Reply, Slice, Thread};
@@ -133,42 +135,59 @@ fn perform(connection: &Connection, mut read: Read) -> rusqlite::Result<Slice> {
 /// Scans the messages of a thread. Returns `false` if the slice ends before.
 fn find(connection: &Connection, read: &mut Read, budget: &mut Budget) -> rusqlite::Result<bool> {
     let order = if read.request().after.is_some() { "ASC" } else { "DESC" };
-    let in_range = "id > ?1 AND id < ?2";
-    let select = |of: &str| format!("SELECT {COLUMNS} FROM messages WHERE {of} AND {in_range}");
+    let select = |which: &str| {
+        format!("{RECORDS} WHERE {which} AND m.id > ?1 AND m.id < ?2 ORDER BY m.id {order}")
+    };
     let (sql, key) = match &read.request().thread {
-        Thread::Room(key) => (select("room_key = ?3"), Value::from(key.as_str().to_owned())),
-        // Each half uses its own index; the rows are filtered afterwards.
+        Thread::Room(key) => {
+            let Some(place) = places::of_room(connection, key.as_str())? else { return Ok(true) };
+            (places::in_place(order), place.into())
+        }
+        // All of the reader, filtered afterwards.
         Thread::Private { reader, .. } => {
-            let sent = select("author = ?3 AND reader IS NOT NULL");
-            let received = select("reader = ?3 AND author <> ?3");
-            (format!("{sent} UNION ALL {received}"), reader.0.cast_signed().into())
+            (places::in_place(order), (-reader.0.cast_signed()).into())
         }
         Thread::Ids { ids, .. } => {
             let ids: Vec<i64> = ids.iter().map(|id| id.cast_signed()).collect();
             let ids = serde_json::json!(ids).to_string();
-            (select("id IN (SELECT value FROM json_each(?3))"), ids.into())
+            (select("m.id IN (SELECT value FROM json_each(?3))"), ids.into())
         }
-        Thread::Message { id } => (select("id = ?3"), id.cast_signed().into()),
+        Thread::Message { id } => (select("m.id = ?3"), id.cast_signed().into()),
         // A scan over all rooms, filtered afterwards.
         Thread::Feed { .. } | Thread::Search { .. } => (select("?3 IS NULL"), Value::Null),
     };
-    let sql = format!("{sql} ORDER BY id {order}");
-    scan(connection, &sql, &key, read, budget)
+    let ranges = IdRanges::of(connection, read)?;
+    scan(connection, &sql, &key, &ranges, read, budget)
 }
 
-/// Scans the messages in what is left of the range of a read; `sql` has the range as the first
-/// two parameters, and `key` as the third one. Returns `false` if the slice ends before.
+/// Scans the messages in what is left of the range of a read, within `ranges`; `sql` has a range as
+/// the first two parameters, and `key` as the third one. Returns `false` if the slice ends before.
 pub(super) fn scan(
     connection: &Connection,
     sql: &str,
     key: &Value,
+    ranges: &IdRanges,
     read: &mut Read,
     budget: &mut Budget,
 ) -> rusqlite::Result<bool> {
-    let (after, before) = read.range();
     let id = |id: u64| i64::try_from(id).unwrap_or(i64::MAX);
     let mut statement = connection.prepare_cached(sql)?;
-    let rows = statement.query_and_then(params![id(after), id(before), key], record)?;
-    // A row with invalid names was not written by chatty: skip it.
-    read.scan(rows.filter_map(Result::transpose).map(|record| record.map(Arc::new)), budget)
+    for (first, last) in ranges.in_order(read.request().after.is_some()) {
+        let (after, before) = read.range();
+        let after = after.max(first.saturating_sub(1));
+        let before = before.min(last.saturating_add(1));
+        if before.saturating_sub(after) < 2 {
+            continue;
+        }
+        let rows = statement.query_and_then(params![id(after), id(before), key], record)?;
+        // A row with invalid names was not written by chatty: skip it.
+        let rows = rows.filter_map(Result::transpose).map(|record| record.map(Arc::new));
+        if !read.scan(rows, budget)? {
+            return Ok(false);
+        }
+        if read.is_filled() {
+            break;
+        }
+    }
+    Ok(true)
 }

@@ -2,15 +2,18 @@
 //! words, too, so the cost of a search depends on what it finds, not on the messages of others.
 //!
 //! The text is split into words in one place (`protocol/words.rs`, `log/terms.rs`), not by FTS5's
-//! tokenizers: index entries are words already, separated by spaces. User input is never parsed
-//! as an FTS5 query, because a word contains letters, digits and marks only.
+//! tokenizers: index entries are hashes of words, separated by spaces. User input is never parsed
+//! as an FTS5 query.
 
 use std::cmp::Reverse;
+use std::fmt::Write as _;
 
 use rusqlite::{Connection, params};
+use sha2::{Digest as _, Sha256};
 
 use super::readers::scan;
-use super::{COLUMNS, read_number};
+use super::schema::{RECORDS, read_number};
+use super::times::IdRanges;
 use crate::protocol::SEARCH_WORDS_MAX;
 use crate::server::record::{Recipient, Record, UserId};
 use crate::server::store::read::Budget;
@@ -22,19 +25,31 @@ use crate::server::store::{Read, Thread};
 const ROOM: char = '\u{E000}';
 const PERSON: char = '\u{E001}';
 
-/// Returns the index entry of a message.
+/// Returns the index entry of a message. It must stay the same for as long as the message exists,
+/// since it is needed to remove the message from the index.
 pub(super) fn entry(record: &Record) -> String {
     let mut entry = match &record.to {
-        Recipient::Room(room) => format!("{ROOM}{}", room.key().as_str()),
+        Recipient::Room(room) => hash(&format!("{ROOM}{}", room.key().as_str())),
         Recipient::Person(UserId(to), _) => {
-            format!("{PERSON}{} {PERSON}{to}", record.author.0)
+            [record.author.0, *to].map(|user| hash(&format!("{PERSON}{user}"))).join(" ")
         }
     };
     for_each_entry(&record.text, |word| {
         entry.push(' ');
-        entry.push_str(word);
+        entry.push_str(&hash(word));
     });
     entry
+}
+
+/// Returns the hash of a word, which is what the index contains: FTS5 separates its blocks by
+/// words that stay until the blocks are merged, however long ago the messages were deleted. As
+/// matches are compared with the texts, a collision has no effect.
+fn hash(word: &str) -> String {
+    let digest = Sha256::digest(word);
+    digest.iter().take(6).fold(String::new(), |mut hash, byte| {
+        let _ = write!(hash, "{byte:02x}");
+        hash
+    })
 }
 
 /// Finds the latest matches, latest first: among the messages that are not indexed yet, then in
@@ -45,16 +60,15 @@ pub(super) fn find(
     budget: &mut Budget,
 ) -> rusqlite::Result<bool> {
     let indexed = read_number(connection, "indexed")?;
-    let sql = format!(
-        "SELECT {COLUMNS} FROM messages WHERE id > max(?1, ?3) AND id < ?2 ORDER BY id DESC"
-    );
-    let is_scanned = scan(connection, &sql, &indexed.cast_signed().into(), read, budget)?;
+    let sql = format!("{RECORDS} WHERE m.id > max(?1, ?3) AND m.id < ?2 ORDER BY m.id DESC");
+    let ranges = IdRanges::of(connection, read)?;
+    let is_scanned = scan(connection, &sql, &indexed.cast_signed().into(), &ranges, read, budget)?;
     if !is_scanned || read.is_filled() {
         return Ok(is_scanned);
     }
     let (_, before) = read.range();
     read.move_to(before.min(indexed + 1));
-    find_indexed(connection, read, budget)
+    find_indexed(connection, &ranges, read, budget)
 }
 
 /// Finds the latest matches in the index: follows the rarest entries from id to id, and compares
@@ -62,17 +76,18 @@ pub(super) fn find(
 /// while nothing matches it does not return.
 fn find_indexed(
     connection: &Connection,
+    ranges: &IdRanges,
     read: &mut Read,
     budget: &Budget,
 ) -> rusqlite::Result<bool> {
-    let sql = format!("SELECT {COLUMNS} FROM messages WHERE id > ?1 AND id < ?2 AND id = ?3");
+    let sql = format!("{RECORDS} WHERE m.id > ?1 AND m.id < ?2 AND m.id = ?3");
     let mut postings = Vec::new();
     for expression in expressions(&read.request().thread) {
         postings.push(Postings::fetch(connection, expression, read.range().1 - 1)?);
     }
     keep_rarest(&mut postings);
     while let Some(newest) = read.range().1.checked_sub(1) {
-        let mut id = newest;
+        let Some(mut id) = ranges.at_or_below(newest) else { return Ok(true) };
         for posting in &mut postings {
             let Some(next) = posting.at_or_below(id)? else { return Ok(true) };
             id = next;
@@ -81,7 +96,7 @@ fn find_indexed(
             // Those before the last one may have no such id.
             read.move_to(id + 1);
         } else {
-            scan(connection, &sql, &id.cast_signed().into(), read, &mut budget.of_time())?;
+            scan(connection, &sql, &id.cast_signed().into(), ranges, read, &mut budget.of_time())?;
             if read.is_filled() {
                 return Ok(true);
             }
@@ -177,16 +192,18 @@ impl<'c> Postings<'c> {
     }
 }
 
-/// Returns `"deploy"`, `"failed"`, and the places, `"lobby's" OR "ops'" OR "mine"`. All of them
-/// match a message that is found; of a long sequence of letters a part of the entries is enough.
+/// Returns `"deploy"`, `"failed"`, and the places, `"lobby's" OR "ops'" OR "mine"`, as hashes.
+/// All of them match a message that is found; of a long sequence of letters a part of the entries
+/// is enough.
 fn expressions(thread: &Thread) -> impl Iterator<Item = String> {
     let Thread::Search { reader, rooms, is_private_too, terms } = thread else {
         return Vec::new().into_iter();
     };
-    let rooms = rooms.iter().map(|room| format!("\"{ROOM}{}\"", room.as_str()));
-    let mine = is_private_too.then(|| format!("\"{PERSON}{}\"", reader.0));
-    let places = rooms.chain(mine).collect::<Vec<_>>().join(" OR ");
-    let words = terms.entries().take(SEARCH_WORDS_MAX).map(|word| format!("\"{word}\""));
+    let rooms = rooms.iter().map(|room| hash(&format!("{ROOM}{}", room.as_str())));
+    let mine = is_private_too.then(|| hash(&format!("{PERSON}{}", reader.0)));
+    let quote = |hash: String| format!("\"{hash}\"");
+    let places = rooms.chain(mine).map(quote).collect::<Vec<_>>().join(" OR ");
+    let words = terms.entries().take(SEARCH_WORDS_MAX).map(|word| quote(hash(word)));
     words.chain([places]).collect::<Vec<_>>().into_iter()
 }
 

@@ -16,21 +16,29 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, ToSql, ffi, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, ffi, params};
 
 use super::folder::{Folder, Note, Opened, with_suffix};
-use super::{
-    COLUMNS, Durability, Options, Retention, WAITS, record, search, write_ceiling, write_last,
-};
+use super::places::{self, RoomNumbers};
+use super::schema::{PAGE_SIZE, RECORDS, read_number, record, write_ceiling, write_last};
+use super::{Durability, Options};
 use crate::files::open_own;
-use crate::protocol::{Cid, RoomName};
+use crate::protocol::Cid;
 use crate::server::record::{Recipient, Record};
 use crate::server::store::{AppendError, Batch, Change, Duplicate, LastIds};
+
+mod erasure;
+mod indexing;
+mod retention;
+
+use erasure::Erasure;
+use indexing::{INDEX_IDLE, INDEX_INTERVAL, INDEX_SHARE};
+use retention::{DELETE_SHARE, RETENTION_INTERVAL, Sweep};
 
 /// Writes to the database.
 #[derive(Debug)]
@@ -62,14 +70,19 @@ pub(super) struct Writer {
     /// Number of stored messages, if retention limits it.
     count: Option<u64>,
     /// Time of the last message, and the progress of the search for old messages; see
-    /// [`Writer::delete_aged`].
+    /// `delete_aged`.
     last_time: i64,
     sweep: Sweep,
+    /// When deleted messages are erased from the files.
+    erasure: Erasure,
     /// Whether commits may not be on disk yet.
     is_unsynced: bool,
     /// The last indexed message, and whether many are not indexed yet.
     indexed: u64,
     is_behind: bool,
+    /// The last message that is in the index of places.
+    placed: u64,
+    rooms: RoomNumbers,
     /// The current setting of `synchronous`.
     synchronous: Durability,
     last_write: Instant,
@@ -129,48 +142,20 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const RESERVE: usize = 512 << 10;
 
 /// Size of a page in the write-ahead log, and of the log's header, in bytes.
-const WAL_FRAME: u64 = 24 + 4096;
+const WAL_FRAME: u64 = 24 + PAGE_SIZE as u64;
 const WAL_HEAD: u64 = 32;
 
 /// Interval of syncs, unless every commit syncs.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Number of pages in the write-ahead log that triggers a checkpoint.
-const WAL_PAGES_MAX: i32 = 1000;
+const WAL_PAGES_MAX: i32 = (4 << 20) / PAGE_SIZE.cast_signed();
 
 /// Distance of the ceiling above the ids given out.
 const CEILING_STEP: u64 = 4096;
 
 /// If this much space is available, in bytes, a failed write was not caused by a full disk.
 const PROBE_SIZE: usize = 4 << 20;
-
-/// Interval of retention, and number of messages deleted in one transaction; a batch waits no
-/// longer than for that.
-const RETENTION_INTERVAL: Duration = Duration::from_secs(1);
-const DELETE_AT_ONCE: u32 = 100;
-
-/// While there is more to delete, deletions use at most one part in this number of the time,
-/// because the lock is not fair to waiting writers.
-const DELETE_SHARE: u32 = 2;
-
-/// Number of messages whose age is checked at once: among the oldest, and in a sweep.
-const AGED_AT_ONCE: u32 = DELETE_AT_ONCE;
-const SWEPT_AT_ONCE: u32 = 1000;
-
-/// Selects messages that may be deleted. Mail is kept until it is delivered.
-fn deletable() -> String {
-    format!("messages m WHERE NOT EXISTS (SELECT 1 FROM kept k WHERE {WAITS})")
-}
-
-/// Interval of indexing for `/search`, and number of messages per transaction. Messages that are
-/// not indexed yet are scanned, so that a search finds them all the same.
-const INDEX_INTERVAL: Duration = Duration::from_secs(1);
-const INDEX_AT_ONCE: u32 = 250;
-/// If many messages are not indexed: indexing continues when nothing was written for
-/// `INDEX_IDLE`, and otherwise uses one part in `INDEX_SHARE` of the time, because it must not
-/// slow down writes.
-const INDEX_IDLE: Duration = Duration::from_millis(2);
-const INDEX_SHARE: u32 = 50;
 
 /// Locks the writer, even if a thread panicked while holding it: transactions are atomic.
 pub(super) fn lock(writer: &Mutex<Writer>) -> MutexGuard<'_, Writer> {
@@ -185,59 +170,6 @@ pub(super) fn run_maintenance_loop(writer: &Mutex<Writer>, closed: &Receiver<()>
     }
 }
 
-/// The result of checking the age of some messages.
-#[derive(Debug, Default)]
-struct Slice {
-    /// Id and time of the last message checked.
-    upto: i64,
-    time: i64,
-    scanned: u32,
-    /// Whether there are no later messages.
-    is_last: bool,
-    /// Whether a message is older than the one before it.
-    has_decrease: bool,
-    /// Ids of the messages to delete.
-    aged: Vec<i64>,
-}
-
-/// A scan of all messages for old ones, slice by slice; see [`Writer::delete_aged`].
-#[derive(Debug)]
-struct Sweep {
-    is_needed: bool,
-    /// Progress: id and time of the last message checked.
-    upto: i64,
-    time: i64,
-    /// Whether it has met messages older than the one before.
-    has_decrease: bool,
-}
-
-impl Sweep {
-    fn new() -> Self {
-        Self { is_needed: true, upto: 0, time: 0, has_decrease: false }
-    }
-
-    /// Notes a stored message.
-    fn note_order(&mut self, has_decrease: bool) {
-        self.is_needed |= has_decrease;
-        self.has_decrease |= has_decrease;
-    }
-
-    /// Returns the start of the next slice.
-    fn slice(&self) -> Slice {
-        Slice { upto: self.upto, time: self.time, ..Slice::default() }
-    }
-
-    /// Notes a checked slice. After the last one the sweep starts again if any time went back;
-    /// if all times grow with ids, checking the lowest ids is enough.
-    fn note(&mut self, slice: &Slice) {
-        self.has_decrease |= slice.has_decrease;
-        (self.upto, self.time) = (slice.upto, slice.time);
-        if slice.is_last {
-            *self = Self { is_needed: self.has_decrease, ..Self::new() };
-        }
-    }
-}
-
 impl Writer {
     pub(super) fn new(
         mut connection: Connection,
@@ -245,8 +177,6 @@ impl Writer {
         folder: Folder,
         opened: u64,
         last: LastIds,
-        count: Option<u64>,
-        indexed: u64,
     ) -> anyhow::Result<Self> {
         let now = Instant::now();
         let path = folder.file();
@@ -264,6 +194,13 @@ impl Writer {
         }))?;
         let last_time = "SELECT time FROM messages ORDER BY id DESC LIMIT 1";
         let last_time = connection.query_row(last_time, [], |row| row.get(0)).optional()?;
+        let indexed = read_number(&connection, "indexed")?;
+        let placed = read_number(&connection, "placed")?;
+        let count = places::count_messages(&connection)?;
+        let mut erasure = Erasure::default();
+        if options.retention.is_limited() {
+            erasure.schedule(); // a crash may have prevented one
+        }
         Ok(Self {
             connection,
             options,
@@ -279,12 +216,15 @@ impl Writer {
             wal_pages,
             last,
             ceiling: LastIds::default(),
-            count,
+            count: options.retention.messages.map(|_| count),
             last_time: last_time.unwrap_or_default(),
             sweep: Sweep::new(),
+            erasure,
             is_unsynced: false,
             indexed,
             is_behind: false,
+            placed,
+            rooms: RoomNumbers::default(),
             synchronous: Durability::Commit,
             last_write: now,
             next_sync: now,
@@ -327,7 +267,11 @@ impl Writer {
                 if self.is_behind { now.elapsed() * (INDEX_SHARE - 1) } else { INDEX_INTERVAL };
             self.next_index = Instant::now() + pause;
         }
+        if self.erasure.due().is_some_and(|due| due <= Instant::now()) {
+            self.run_slice(Self::erase);
+        }
         let due = self.next_sync.min(self.next_retention).min(self.next_index);
+        let due = self.erasure.due().map_or(due, |erasure| erasure.min(due));
         let pause = due.saturating_duration_since(Instant::now());
         if self.is_behind { pause.min(INDEX_IDLE) } else { pause }
     }
@@ -403,6 +347,7 @@ impl Writer {
         });
         if result.is_err() {
             self.roll_back();
+            self.rooms.clear();
         }
         result
     }
@@ -466,12 +411,13 @@ impl Writer {
             self.set_synchronous(safe).and_then(|()| self.begin(LOCK_TIMEOUT))
         };
         let result = started.and_then(|()| {
-            let inserted = insert(&self.connection, batch, self.last, ceiling);
+            let inserted = self.insert(batch, ceiling);
             self.end_transaction(inserted)
         });
         self.last_write = Instant::now();
-        let repeats = result.map_err(|error| self.classify_failure(&error))?;
+        let (repeats, placed) = result.map_err(|error| self.classify_failure(&error))?;
         self.last = batch.last;
+        self.placed = placed;
         self.ceiling = ceiling.unwrap_or(self.ceiling);
         let stored = batch.records.len() - repeats.len();
         self.count = self.count.map(|count| count + stored as u64);
@@ -480,6 +426,40 @@ impl Writer {
         self.checkpoint().map_err(|error| self.mark_failed(Failure::Io(error.to_string())))?;
         self.check_files();
         self.failure.as_ref().map_or(Ok(repeats), |failure| Err(failure.error()))
+    }
+
+    /// Writes a batch; returns repeats, and the last placed message.
+    fn insert(
+        &mut self,
+        batch: &Batch,
+        ceiling: Option<LastIds>,
+    ) -> rusqlite::Result<(Vec<Duplicate>, u64)> {
+        let connection = &self.connection;
+        let mut repeats = Vec::new();
+        for record in &batch.records {
+            let room = match &record.to {
+                Recipient::Room(room) => Some(self.rooms.get(connection, room)?),
+                Recipient::Person(..) => None,
+            };
+            if !insert_record(connection, record, room)? {
+                let first = first_with_cid(connection, record)?.map(Arc::new);
+                repeats.extend(first.map(|first| Duplicate { id: record.id, first }));
+            }
+        }
+        for change in &batch.changes {
+            apply_change(connection, change)?;
+        }
+        // The last message id is known from the messages themselves, which saves one page per
+        // commit.
+        if batch.last.person != self.last.person || !batch.changes.is_empty() {
+            write_last(connection, batch.last)?;
+        }
+        if let Some(ceiling) = ceiling {
+            write_ceiling(connection, ceiling)?;
+        }
+        let is_full = batch.last.message - self.placed >= places::BATCH;
+        let placed = if is_full { places::place_all(connection)? } else { self.placed };
+        Ok((repeats, placed))
     }
 
     /// Copies a long write-ahead log into the database (passive checkpoint). If the disk is full
@@ -597,138 +577,6 @@ impl Writer {
         written
     }
 
-    /// Deletes some messages that retention does not keep; returns whether there are more.
-    fn apply_retention(&mut self) -> rusqlite::Result<bool> {
-        let Retention { age, messages } = self.options.retention;
-        let mut left = DELETE_AT_ONCE;
-        if let Some(age) = age {
-            left -= self.delete_aged(age, left as usize)?;
-        }
-        if let Some(keep) = messages {
-            let most = self.excess(keep)?.min(left);
-            left -= self.delete_oldest(most)?;
-        }
-        Ok(left == 0)
-    }
-
-    /// Notes whether the messages of a batch are older than those before.
-    fn note_times(&mut self, batch: &Batch) {
-        for record in &batch.records {
-            self.sweep.note_order(record.time.0 < self.last_time);
-            self.last_time = record.time.0;
-        }
-    }
-
-    /// Deletes messages that are older than `age`, at most `most`; returns their number.
-    ///
-    /// Times grow with ids unless the clock was set back, so checking the lowest ids finds them,
-    /// at a cost independent of the number of messages. A message stored while the clock was
-    /// ahead may have older ones behind it. They are found by a sweep over all messages, one
-    /// slice per second: once after a start, and repeatedly while there are messages whose times
-    /// go back.
-    fn delete_aged(&mut self, age: Duration, most: usize) -> rusqlite::Result<u32> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let before = i64::try_from(now.saturating_sub(age).as_millis()).unwrap_or(i64::MAX);
-        let mut aged = self.find_aged(Slice::default(), before, AGED_AT_ONCE, most)?.aged;
-        if self.sweep.is_needed && aged.len() < most {
-            let from = self.sweep.slice();
-            let slice = self.find_aged(from, before, SWEPT_AT_ONCE, most - aged.len())?;
-            self.sweep.note(&slice);
-            aged.extend(slice.aged);
-            aged.sort_unstable();
-            aged.dedup();
-        }
-        if aged.is_empty() {
-            return Ok(0); // the common case, which must cost nothing
-        }
-        let ids = serde_json::json!(aged).to_string();
-        self.delete("SELECT value FROM json_each(?1)", &ids)
-    }
-
-    /// Checks the next `scan_max` messages behind a slice; collects at most `most` from before a
-    /// time. Mail is kept until it is delivered.
-    fn find_aged(
-        &self,
-        behind: Slice,
-        before: i64,
-        scan_max: u32,
-        most: usize,
-    ) -> rusqlite::Result<Slice> {
-        let sql = format!("SELECT id, time FROM {} AND id > ?1 ORDER BY id LIMIT ?2", deletable());
-        let mut statement = self.connection.prepare_cached(&sql)?;
-        let mut rows = statement.query(params![behind.upto, scan_max])?;
-        let mut slice = behind;
-        while slice.aged.len() < most {
-            let Some(row) = rows.next()? else {
-                slice.is_last = slice.scanned < scan_max;
-                break;
-            };
-            let (id, time): (i64, i64) = (row.get(0)?, row.get(1)?);
-            slice.has_decrease |= time < slice.time;
-            (slice.upto, slice.time) = (id, time);
-            slice.scanned += 1;
-            if time < before {
-                slice.aged.push(id);
-            }
-        }
-        Ok(slice)
-    }
-
-    /// Deletes the oldest messages, at most `most`; returns their number.
-    fn delete_oldest(&mut self, most: u32) -> rusqlite::Result<u32> {
-        if most == 0 {
-            return Ok(0); // the common case, which must cost nothing
-        }
-        self.delete(&format!("SELECT id FROM {} ORDER BY id LIMIT ?1", deletable()), most)
-    }
-
-    /// Deletes the messages that a query with one parameter selects; returns their number.
-    fn delete(&mut self, selected: &str, param: impl ToSql + Copy) -> rusqlite::Result<u32> {
-        // As with the index, the commit of the next message syncs it.
-        self.set_synchronous(Durability::Relaxed)?;
-        self.begin(Duration::ZERO)?;
-        let deleted = self.delete_selected(selected, param);
-        let deleted = self.end_transaction(deleted)?;
-        self.count = self.count.map(|count| count - deleted as u64);
-        Ok(u32::try_from(deleted).unwrap_or(u32::MAX))
-    }
-
-    fn delete_selected(&self, selected: &str, param: impl ToSql + Copy) -> rusqlite::Result<usize> {
-        write_last(&self.connection, self.last)?; // the last message may be among them
-        let sql = format!("DELETE FROM search WHERE rowid IN ({selected})");
-        self.connection.prepare_cached(&sql)?.execute([param])?;
-        let sql = format!("DELETE FROM messages WHERE id IN ({selected})");
-        self.connection.prepare_cached(&sql)?.execute([param])
-    }
-
-    /// Returns the number of messages beyond `keep`. Ids are not enough to compute it, because
-    /// refused messages leave gaps.
-    fn excess(&self, keep: u64) -> rusqlite::Result<u32> {
-        let beyond = self.count.unwrap_or_default().saturating_sub(keep);
-        // Do not count mail if there is nothing to delete anyway.
-        let excess = if beyond == 0 { 0 } else { beyond.saturating_sub(self.count_mail()?) };
-        Ok(u32::try_from(excess).unwrap_or(u32::MAX))
-    }
-
-    /// Counts the messages that wait in mailboxes, which are kept in addition.
-    fn count_mail(&self) -> rusqlite::Result<u64> {
-        let sql = format!("SELECT count(*) FROM kept k CROSS JOIN messages m WHERE {WAITS}");
-        let count: i64 = self.connection.prepare_cached(&sql)?.query_row([], |row| row.get(0))?;
-        Ok(count.cast_unsigned())
-    }
-
-    /// Indexes some messages for `/search`; returns whether there are more.
-    ///
-    /// It need not be synced: the commit of the next message does that, and an index entry lost
-    /// in a power failure is created again.
-    fn index(&mut self) -> rusqlite::Result<bool> {
-        if self.indexed == self.last.message {
-            return Ok(false);
-        }
-        self.set_synchronous(Durability::Relaxed)?;
-        Ok(self.index_some()? == INDEX_AT_ONCE)
-    }
-
     /// Sets the durability of the next commit. It is always set before messages are written.
     fn set_synchronous(&mut self, durability: Durability) -> rusqlite::Result<()> {
         if self.synchronous != durability {
@@ -736,36 +584,6 @@ impl Writer {
             self.synchronous = durability;
         }
         Ok(())
-    }
-
-    fn index_some(&mut self) -> rusqlite::Result<u32> {
-        self.begin(Duration::ZERO)?;
-        let indexed = self.insert_words();
-        let (count, last) = self.end_transaction(indexed)?;
-        // Up to the last id, even if that became no message.
-        self.indexed = if count < INDEX_AT_ONCE { self.last.message } else { last };
-        Ok(count)
-    }
-
-    /// Indexes some messages; returns their number and the last id.
-    fn insert_words(&self) -> rusqlite::Result<(u32, u64)> {
-        let (mut count, mut last) = (0, self.indexed);
-        let sql = format!("SELECT {COLUMNS} FROM messages WHERE id > ?1 ORDER BY id LIMIT ?2");
-        let mut statement = self.connection.prepare_cached(&sql)?;
-        let mut rows = statement.query(params![last.cast_signed(), INDEX_AT_ONCE])?;
-        let mut insert =
-            self.connection.prepare_cached("INSERT INTO search (rowid, words) VALUES (?1, ?2)")?;
-        while let Some(row) = rows.next()? {
-            last = row.get::<_, i64>(0)?.cast_unsigned();
-            count += 1;
-            if let Some(record) = record(row)? {
-                insert.execute(params![last.cast_signed(), search::entry(&record)])?;
-            }
-        }
-        self.connection
-            .prepare_cached("UPDATE last SET number = ?1 WHERE what = 'indexed'")?
-            .execute([last.cast_signed()])?;
-        Ok((count, last))
     }
 }
 
@@ -797,61 +615,43 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     )
 }
 
-fn insert(
-    connection: &Connection,
-    batch: &Batch,
-    stored: LastIds,
-    ceiling: Option<LastIds>,
-) -> rusqlite::Result<Vec<Duplicate>> {
-    let mut repeats = Vec::new();
-    for record in &batch.records {
-        if !insert_record(connection, record)? {
-            let first = first_with_cid(connection, record)?;
-            repeats.extend(first.map(|first| Duplicate { id: record.id, first: Arc::new(first) }));
-        }
-    }
-    for Change { collection, key, value } in &batch.changes {
-        let key = key.cast_signed();
-        match value {
-            Some(value) => connection
-                .prepare_cached("INSERT OR REPLACE INTO kept VALUES (?1, ?2, ?3)")?
-                .execute(params![collection.as_str(), key, value])?,
-            None => connection
-                .prepare_cached("DELETE FROM kept WHERE shelf = ?1 AND key = ?2")?
-                .execute(params![collection.as_str(), key])?,
-        };
-    }
-    // The last message id is known from the messages themselves, which saves one page per commit.
-    if batch.last.person != stored.person || !batch.changes.is_empty() {
-        write_last(connection, batch.last)?;
-    }
-    if let Some(ceiling) = ceiling {
-        write_ceiling(connection, ceiling)?;
-    }
-    Ok(repeats)
+fn apply_change(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
+    let Change { collection, key, value } = change;
+    let (collection, key) = (collection.as_str(), key.cast_signed());
+    match value {
+        Some(value) => connection
+            .prepare_cached("INSERT OR REPLACE INTO kept VALUES (?1, ?2, ?3)")?
+            .execute(params![collection, key, value])?,
+        None => connection
+            .prepare_cached("DELETE FROM kept WHERE shelf = ?1 AND key = ?2")?
+            .execute(params![collection, key])?,
+    };
+    Ok(())
 }
 
-/// Inserts a message; returns `false` if its author has used the cid before (deduplication).
-fn insert_record(connection: &Connection, record: &Record) -> rusqlite::Result<bool> {
+/// Inserts a message, with its room's number; returns `false` if its author has used the cid
+/// before (deduplication).
+fn insert_record(
+    connection: &Connection,
+    record: &Record,
+    room: Option<i64>,
+) -> rusqlite::Result<bool> {
     let mut statement = connection.prepare_cached(
-        "INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+        "INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
          ON CONFLICT (author, cid) WHERE cid IS NOT NULL DO NOTHING",
     )?;
-    let (room, reader) = match &record.to {
-        Recipient::Room(room) => (Some(room), None),
-        Recipient::Person(reader, name) => (None, Some((reader, name))),
+    let reader = match &record.to {
+        Recipient::Room(_) => None,
+        Recipient::Person(reader, name) => Some((reader, name)),
     };
     let count = statement.execute(params![
         record.id.cast_signed(),
         record.time.0,
         record.author.0.cast_signed(),
         record.from.as_str(),
-        room.map(RoomName::as_str),
-        room.map(|room| room.key().as_str()),
-        reader.map(|_| record.from.key().as_str()),
+        room,
         reader.map(|(reader, _)| reader.0.cast_signed()),
         reader.map(|(_, name)| name.as_str()),
-        reader.map(|(_, name)| name.key().as_str()),
         record.is_action,
         &*record.text,
         record.cid.as_ref().map(Cid::as_str),
@@ -860,142 +660,9 @@ fn insert_record(connection: &Connection, record: &Record) -> rusqlite::Result<b
 }
 
 fn first_with_cid(connection: &Connection, again: &Record) -> rusqlite::Result<Option<Record>> {
-    let sql = format!("SELECT {COLUMNS} FROM messages WHERE author = ?1 AND cid = ?2");
+    let sql = format!("{RECORDS} WHERE m.author = ?1 AND m.cid = ?2");
     let cid = again.cid.as_ref().map(Cid::as_str);
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query(params![again.author.0.cast_signed(), cid])?;
     rows.next()?.map_or(Ok(None), record)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::SqliteLog;
-    use super::*;
-    use crate::protocol::{Name, Stamp};
-    use crate::server::record::UserId;
-    use crate::server::store::{Collection, Log as _};
-
-    const DAY: i64 = 24 * 60 * 60 * 1000;
-
-    /// A log that keeps messages for a day, with messages of these ages in days; a negative age is
-    /// in the future.
-    fn log(folder: &tempfile::TempDir, ages: &[i64]) -> SqliteLog {
-        let retention = Retention { age: Some(Duration::from_hours(24)), messages: None };
-        let options = Options { durability: Durability::Commit, retention };
-        let (mut log, snapshot) = SqliteLog::open(folder.path(), options).unwrap();
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        let now = i64::try_from(now.as_millis()).unwrap();
-        let records = (snapshot.last.message + 1..).zip(ages).map(|(id, age)| {
-            Arc::new(Record {
-                id,
-                time: Stamp(now - age * DAY),
-                author: UserId(1),
-                from: Name::parse("alice").unwrap(),
-                to: Recipient::Room(RoomName::parse("ops").unwrap()),
-                is_action: false,
-                text: "x".into(),
-                cid: None,
-            })
-        });
-        let records: Vec<_> = records.collect();
-        let message = records.last().map_or(snapshot.last.message, |record| record.id);
-        let last = LastIds { message, person: 1 };
-        log.append(&Batch { records, changes: Vec::new(), last }).unwrap();
-        log
-    }
-
-    /// Deletes all old messages; returns the ids of the remaining ones.
-    fn left(log: &SqliteLog) -> Vec<u64> {
-        let mut writer = lock(&log.writer);
-        // More rounds than two sweeps have slices.
-        for _ in 0..100 {
-            writer.apply_retention().unwrap();
-        }
-        let mut ids = writer.connection.prepare("SELECT id FROM messages ORDER BY id").unwrap();
-        let ids = ids.query_map([], |row| row.get::<_, i64>(0)).unwrap();
-        ids.map(|id| id.unwrap().cast_unsigned()).collect()
-    }
-
-    #[test]
-    fn message_is_deleted_by_its_own_time_in_any_order() {
-        let folder = tempfile::tempdir().unwrap();
-        // A clock that was two days ahead, then corrected, and once far behind.
-        let mut ages = vec![-2; 2500];
-        ages.extend(vec![3; 2500]);
-        ages.extend([0, 9, 0]);
-        let log = log(&folder, &ages);
-        let expected: Vec<u64> = (1..=2500).chain([5001, 5003]).collect();
-        assert_eq!(left(&log), expected);
-        let writer = lock(&log.writer);
-        assert!(writer.sweep.is_needed, "messages with future times remain");
-    }
-
-    #[test]
-    fn old_messages_behind_newer_ones_are_deleted_after_a_restart() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut ages = vec![0; 150];
-        ages.extend([2; 10]);
-        ages.extend([0; 10]);
-        drop(log(&folder, &ages));
-        let log = log(&folder, &[0]);
-        let expected: Vec<u64> = (1..=150).chain(161..=171).collect();
-        assert_eq!(left(&log), expected);
-    }
-
-    #[test]
-    fn mail_behind_the_position_is_kept() {
-        for retention in [
-            Retention { age: None, messages: Some(2) },
-            Retention { age: Some(Duration::ZERO), messages: None },
-        ] {
-            let folder = tempfile::tempdir().unwrap();
-            let options = Options { durability: Durability::Commit, retention };
-            let (mut log, _) = SqliteLog::open(folder.path(), options).unwrap();
-            let name = |name| Name::parse(name).unwrap();
-            let record = |id| {
-                Arc::new(Record {
-                    id,
-                    time: Stamp(0),
-                    // Each third message is by an ignored user.
-                    author: UserId(id % 3),
-                    from: name("bob"),
-                    to: Recipient::Person(UserId(7), name("alice")),
-                    is_action: false,
-                    text: "x".into(),
-                    cid: None,
-                })
-            };
-            let value = Some(r#"{"after":4,"hidden":[0]}"#.to_owned());
-            let changes = vec![Change { collection: Collection::Mailbox, key: 7, value }];
-            let last = LastIds { message: 12, person: 7 };
-            let records = (1..=12).map(record).collect();
-            log.append(&Batch { records, changes, last }).unwrap();
-            // The two latest of those that do not wait.
-            let kept = retention.messages.map_or(vec![], |_| vec![9, 12]);
-            let mut expected = [vec![5, 7, 8, 10, 11], kept].concat();
-            expected.sort_unstable();
-            assert_eq!(left(&log), expected);
-        }
-    }
-
-    #[test]
-    fn sweep_ends_when_times_grow_with_ids() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut ages = vec![5; 2000];
-        ages.extend(vec![0; 2000]);
-        let mut log = log(&folder, &ages);
-        assert_eq!(left(&log).len(), 2000);
-        assert!(!lock(&log.writer).sweep.is_needed);
-        let record = lock(&log.writer).connection.query_row(
-            &format!("SELECT {COLUMNS} FROM messages ORDER BY id DESC LIMIT 1"),
-            [],
-            record,
-        );
-        let mut record = record.unwrap().unwrap();
-        (record.id, record.time) = (4001, Stamp(record.time.0 - 9 * DAY));
-        let last = LastIds { message: 4001, person: 1 };
-        let batch = Batch { records: vec![Arc::new(record)], changes: Vec::new(), last };
-        log.append(&batch).unwrap();
-        assert_eq!(left(&log).len(), 2000, "a time that goes back restarts the sweep");
-    }
 }
