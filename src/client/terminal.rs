@@ -8,6 +8,7 @@ mod helper;
 pub(super) mod history;
 pub(super) mod interactive;
 mod latency;
+mod members;
 pub(super) mod notify;
 pub(super) mod presence;
 mod printer;

@@ -96,6 +96,7 @@ const FLOORS: &[(&str, Floors)] = &[
                     "away_marker",
                     "draft",
                     "latency",
+                    "members",
                     "notify",
                     "presence",
                     "printer",

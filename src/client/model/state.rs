@@ -267,7 +267,20 @@ impl State {
 
     /// Whether a user is among the recent speakers.
     pub(in crate::client) fn has_spoken(&self, name: &str) -> bool {
-        self.speakers.iter().any(|speaker| is_same_name(speaker, name))
+        self.speaker(name).is_some()
+    }
+
+    /// Returns the position of a user among the recent speakers; 0 is the latest.
+    pub(in crate::client) fn speaker(&self, name: &str) -> Option<usize> {
+        self.speakers.iter().position(|speaker| is_same_name(speaker, name))
+    }
+
+    /// Returns how many members of a joined room are known; of the current one if none is given.
+    /// The room may have a `#`.
+    pub(in crate::client) fn member_count(&self, room: Option<&str>) -> usize {
+        let room = room.map(|room| room.trim_start_matches('#')).or(self.room());
+        let room = room.and_then(|room| self.joined.get(&Key::fold(room)));
+        room.map_or(0, |room| room.members.len())
     }
 
     /// Returns the number of members of a room or, if none is given, of the smallest room that

@@ -31,6 +31,7 @@ use crate::client::session::reconnect::{GivenUp, ReconnectConfig, Reconnected};
 use crate::client::session::resume::{self, Resumption};
 use crate::client::session::{ActiveSession, QUIT};
 use crate::client::text::sanitize::print_error;
+use crate::protocol::Feature;
 use crate::stdio;
 
 /// The hint for first-time users.
@@ -113,6 +114,7 @@ async fn chat(
     let continued = signals::continued()?;
     let (resumption, state) = (Resumption::new(cids), shared.state.clone());
     let mut chat = Chat::new(resumption, state, printer, screen, attention, joins, log);
+    chat.has_who_details = connection.features.contains(&Feature::WhoDetails);
     session.lines.iter().for_each(|line| chat.show(line));
     if is_first_use {
         chat.notice(FIRST_STEPS);
@@ -326,6 +328,7 @@ impl ChatLoop {
     /// Continues after the connection was restored.
     fn continue_after_reconnect(&mut self, connection: Connection, back: Reconnected) {
         self.connection = connection;
+        self.chat.has_who_details = self.connection.features.contains(&Feature::WhoDetails);
         self.heartbeat.received(Instant::now());
         self.reconnect.record_connected(&mut self.chat.resumption, back.backoff);
         self.chat.continue_after_reconnect(back);
