@@ -1,6 +1,8 @@
 //! The layers of the arguments of `chatty join`: its settings file, and how its two positions
 //! and its two ports relate. `src/config.rs` holds what is not specific to `join`.
 
+use std::path::PathBuf;
+
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
 
@@ -13,9 +15,13 @@ use crate::config::{base_folder, with_settings};
 /// # Errors
 /// The problems for the user, with the name of the file and the line.
 pub fn configured(join: Command, given: &ArgMatches) -> Result<Command, Vec<String>> {
+    Ok(with_stdin_marker(with_settings(join, given, default_file(), &["input"])?, given))
+}
+
+/// Returns the settings file that is read without `--config`.
+pub(super) fn default_file() -> Option<PathBuf> {
     let folder = base_folder("XDG_CONFIG_HOME", ".config");
-    let file = folder.map(|folder| folder.join("chatty/config.toml"));
-    Ok(with_stdin_marker(with_settings(join, given, file, &["input"])?, given))
+    folder.map(|folder| folder.join("chatty/config.toml"))
 }
 
 /// Handles `chatty join -`, where the dash is not the host: swaps the two positions, so

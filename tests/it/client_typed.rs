@@ -197,3 +197,28 @@ fn room_line_can_be_sent_during_query() {
     alice.types("psst\r");
     assert_eq!(bob.hears(|line| line.contains("alice:")), "[PRIVATE MESSAGE] alice: psst");
 }
+
+#[test]
+fn settings_change_while_the_client_runs() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(server.port, "--name alice --color never") else { return };
+    alice.shows_last("#lobby>");
+    alice.types("/set times never\r/set highlight deploy\r/set joins on\r");
+    alice.shows("the change", |rows| rows.iter().any(|row| row == "-- joins is now all"));
+    alice.shows("where they last", |rows| {
+        rows.iter().filter(|row| row.contains("until you leave; to keep settings")).count() == 1
+    });
+    bob.say("the deploy is done");
+    // A mention, without a time.
+    alice.shows("a mention", |rows| rows.iter().any(|row| row == ">bob: the deploy is done"));
+    alice.types("/set ec\toff\rhello\r/set\r");
+    bob.hears(|line| line == "alice: hello");
+    alice.shows("all", |rows| {
+        ["-- echo off (on, off)", "-- times never (always, minute, never)"]
+            .iter()
+            .all(|row| rows.iter().any(|shown| shown == row))
+    });
+    alice.types("/set tim\tmi\t");
+    alice.shows_last("#lobby> /set times minute");
+}

@@ -14,6 +14,68 @@ pub(in crate::client) enum Local {
     Reconnect,
     /// Sends text to the room, even during a `/query`.
     Say(String),
+    /// Shows the settings, or changes one; without a value shows it.
+    Set(Option<(OwnSetting, String)>),
+}
+
+/// A setting of the client that `/set` shows and changes. `/set` with another word is a command
+/// of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::client) enum OwnSetting {
+    Times,
+    Joins,
+    Notify,
+    Highlight,
+    Log,
+    GroupNames,
+    Title,
+}
+
+const SWITCH: &[&str] = &["on", "off"];
+
+impl OwnSetting {
+    /// Every setting, its word and its values, in the order in which they are shown.
+    pub(in crate::client) const TABLE: [(Self, &'static str, &'static [&'static str]); 7] = [
+        (Self::Times, "times", &["always", "minute", "never"]),
+        (Self::Joins, "joins", &["all", "smart", "off"]),
+        (Self::Notify, "notify", &["off", "bell", "osc9", "osc777", "[\"PROGRAM\"]"]),
+        (Self::Highlight, "highlight", &["WORD,WORD", "-"]),
+        (Self::Log, "log", SWITCH),
+        (Self::GroupNames, "group-names", SWITCH),
+        (Self::Title, "title", SWITCH),
+    ];
+
+    fn find(word: &str) -> Option<Self> {
+        Self::TABLE.iter().find(|row| row.1.eq_ignore_ascii_case(word)).map(|row| row.0)
+    }
+
+    pub(in crate::client) fn word(self) -> &'static str {
+        Self::TABLE[self as usize].1
+    }
+
+    /// Returns the values, for people; words in capitals stand for others.
+    pub(in crate::client) fn values(self) -> &'static [&'static str] {
+        Self::TABLE[self as usize].2
+    }
+
+    /// Returns the setting whose value comes next after the start of a line.
+    pub(in crate::client) fn before_value(start: &str) -> Option<Self> {
+        let (name, rest) = split_word(start.strip_prefix('/')?);
+        let setting = Self::find(rest.trim_matches(is_blank)).filter(|_| start.ends_with(is_blank));
+        setting.filter(|_| name.eq_ignore_ascii_case(SET))
+    }
+}
+
+/// The command that both the client and the server have.
+const SET: &str = "set";
+
+fn parse_set(rest: &str) -> Option<Local> {
+    let (word, value) = split_word(rest.trim_start_matches(is_blank));
+    if word.is_empty() {
+        return Some(Local::Set(None));
+    }
+    let value = value.trim_matches(is_blank).to_owned();
+    OwnSetting::find(word).map(|setting| Local::Set(Some((setting, value))))
 }
 
 /// The syntax and help of a command of the client.
@@ -69,8 +131,11 @@ pub(in crate::client) fn args_of(name: &str) -> Option<&'static [Arg]> {
 }
 
 /// Parses a line, if it is a command of the client.
-pub(super) fn parse(line: &str) -> Option<Local> {
+pub(in crate::client) fn parse(line: &str) -> Option<Local> {
     let (name, rest) = split_word(line.strip_prefix('/')?);
+    if name.eq_ignore_ascii_case(SET) {
+        return parse_set(rest);
+    }
     find(name).map(|row| (row.parse)(rest))
 }
 

@@ -117,6 +117,11 @@ impl State {
         }
     }
 
+    /// Whether a setting of the server is on.
+    pub(in crate::client) fn is_on(&self, setting: Setting) -> bool {
+        !self.off.contains(&setting)
+    }
+
     /// Returns the user's name.
     pub(in crate::client) fn me(&self) -> &str {
         &self.me

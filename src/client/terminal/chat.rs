@@ -2,6 +2,8 @@
 //! lines, and which notices are printed. It knows neither the connection nor how lines are styled
 //! or drawn.
 
+mod settings;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
@@ -53,6 +55,8 @@ pub(super) struct Chat {
     /// `/help`.
     pending_help: Option<Vec<String>>,
     log: LogFiles,
+    /// The settings file, until the user was told that it keeps settings.
+    pub(super) settings_file: Option<String>,
     /// Whether the server describes the members of a room (`/who -l`).
     pub(super) has_who_details: bool,
     /// The line numbers of the typed `/who` that were sent as `/who -l`.
@@ -89,6 +93,7 @@ impl Chat {
             pending_help: None,
             switched_by: None,
             log,
+            settings_file: None,
             has_who_details: false,
             detailed: BTreeSet::new(),
             names_left_out: 0,

@@ -85,11 +85,11 @@ pub(in crate::client) enum Times {
 /// Renders lines as [`Styled`] ones.
 pub(in crate::client) struct Screen {
     theme: Theme,
-    words: Highlights,
-    times: Times,
+    pub(super) words: Highlights,
+    pub(super) times: Times,
     zone: TimeZone,
     /// Whether a name is omitted if the line above has the same.
-    groups: bool,
+    pub(super) groups: bool,
     /// Sender and place of the message in the line above.
     speaker: RefCell<Option<String>>,
     /// The time of the line above.
