@@ -212,8 +212,9 @@ fn settings_change_while_the_client_runs() {
     bob.say("the deploy is done");
     // A mention, without a time.
     alice.shows("a mention", |rows| rows.iter().any(|row| row == ">bob: the deploy is done"));
-    alice.types("/set ec\toff\rhello\r/set\r");
-    bob.hears(|line| line == "alice: hello");
+    alice.types("/set ec\toff\r");
+    alice.shows("an answer", |rows| rows.iter().any(|row| row.contains("settings: echo off")));
+    alice.types("/set\r");
     alice.shows("all", |rows| {
         ["-- echo off (on, off)", "-- times never (always, minute, never)"]
             .iter()
@@ -221,4 +222,32 @@ fn settings_change_while_the_client_runs() {
     });
     alice.types("/set tim\tmi\t");
     alice.shows_last("#lobby> /set times minute");
+}
+
+#[test]
+fn commands_of_other_programs_get_the_right_answer() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    bob.say("before");
+    alice.shows("a line", |rows| count(rows, " bob: before") == 1);
+    alice.types("/clear\r");
+    alice.shows("an empty screen", |_| alice.screen().concat().trim() == "#lobby>");
+    alice.presses("C-l");
+    alice.types("/lastlog x\r/re\r/away\r/afk lunch\r");
+    alice.shows("an answer", |rows| rows.iter().any(|row| row.ends_with("you are away: lunch")));
+    alice.types("/away\r/?\r");
+    alice.shows("the last answer", |rows| rows.iter().any(|row| row.starts_with("/me TEXT")));
+    let rows = alice.rows().join(" ");
+    for text in [
+        "/lastlog: no such command, did you mean /search or /history?",
+        "/re: no such command, did you mean /reconnect, /register, /reply or /resume?",
+        "-- say why: /away TEXT, and /back when you return",
+        "-- you are away: lunch",
+        "-- you are away; /back ends it, /away TEXT changes the text",
+    ] {
+        assert!(rows.contains(text), "{text}: {rows}");
+    }
+    assert!(!alice.screen().concat().contains("before"));
 }

@@ -122,6 +122,10 @@ impl State {
         !self.off.contains(&setting)
     }
 
+    pub(in crate::client) fn is_away(&self) -> bool {
+        self.away.is_some()
+    }
+
     /// Returns the user's name.
     pub(in crate::client) fn me(&self) -> &str {
         &self.me

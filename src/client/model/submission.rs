@@ -83,7 +83,11 @@ impl<'a> Submission<'a> {
             Ok(Parsed::Say(_)) if let Some(word) = local_behind_blanks(line) => {
                 Self::Refused(commands::not_at_start(&word))
             }
-            _ => Self::Line { line, changes_target: false },
+            // Refused here, since the server does not know the client's commands.
+            _ => match local::ambiguous(line) {
+                Some(refusal) => Self::Refused(refusal),
+                None => Self::Line { line, changes_target: false },
+            },
         }
     }
 }

@@ -333,7 +333,7 @@ impl Chat {
     pub(super) fn queue_line(&mut self, line: String, waiting: Option<Waiting>, is_offline: bool) {
         self.attention.typed();
         self.away_marker.typed(Instant::now());
-        if self.help(&line, is_offline) {
+        if self.help(&line, is_offline) || self.lacks_away_text(&line) {
             return;
         }
         if is_offline {
@@ -356,6 +356,20 @@ impl Chat {
         let is_small = lock(&self.state).member_count(room) <= DETAILED_MAX;
         let detailed = || Command::Who { room, has_details: true }.to_string();
         (self.has_who_details && is_small).then(detailed)
+    }
+
+    /// Asks for a text if `/away` has none: in IRC that ends being away.
+    fn lacks_away_text(&self, line: &str) -> bool {
+        if commands::parse(line) != Ok(Parsed::Command(Command::Away { text: None })) {
+            return false;
+        }
+        let is_away = lock(&self.state).is_away();
+        self.warn(if is_away {
+            "you are away; /back ends it, /away TEXT changes the text"
+        } else {
+            "say why: /away TEXT, and /back when you return"
+        });
+        true
     }
 
     /// Queues a text for the current room, regardless of the target of plain lines.

@@ -264,6 +264,7 @@ impl ChatLoop {
             Some(Typed::Local(Local::Say(text))) => self.chat.say_in_room(&text, false),
             Some(Typed::Local(Local::Quiet(room))) => self.chat.toggle_quiet(room),
             Some(Typed::Local(Local::Set(change))) => self.chat.set(change),
+            Some(Typed::Local(Local::Clear)) => self.chat.printer.clear(),
             Some(Typed::Local(Local::Reconnect)) if self.reconnect.retry_for.is_zero() => {
                 self.chat.warn("/reconnect does not work with --retry-for 0");
             }
@@ -317,6 +318,7 @@ impl ChatLoop {
                     Some(Typed::Local(Local::Say(text))) => self.chat.say_in_room(&text, true),
                     Some(Typed::Local(Local::Quiet(room))) => self.chat.toggle_quiet(room),
                     Some(Typed::Local(Local::Set(change))) => self.chat.set(change),
+                    Some(Typed::Local(Local::Clear)) => self.chat.printer.clear(),
                     Some(Typed::Local(Local::Reconnect)) => self.reconnect.retry_now.notify_one(),
                     Some(Typed::Refused(why)) => self.chat.warn(&why),
                     Some(Typed::Failed(why)) => return Err(End::unreadable(&why)),
