@@ -1,5 +1,6 @@
 //! The interactive mode, on a terminal: the prompt, and the lines above it.
 
+mod answer_key;
 mod away_marker;
 mod chat;
 mod ctrl_c;

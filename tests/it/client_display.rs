@@ -173,7 +173,7 @@ fn paste_beyond_rate_limit_shows_remaining_lines() {
     let lines: Vec<String> = (0..60).map(|n| format!("paste {n}")).collect();
     alice.pastes(&lines.join("\n"));
     alice.presses("Enter");
-    alice.shows_last("Send 60 lines to #lobby? [y]es, [j]oined into one, [N]o:");
+    alice.shows_last("Send 60 lines to #lobby? [y]es, [j]oined into one, [n]o:");
     alice.types("y\r");
     alice.shows("the remaining lines", |rows| rows.last().is_some_and(|row| row.contains('↑')));
     for line in lines {

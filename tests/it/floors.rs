@@ -79,6 +79,7 @@ const FLOORS: &[(&str, Floors)] = &[
             (
                 Together,
                 &[
+                    "answer_key",
                     "ctrl_c",
                     "helper",
                     "history",
