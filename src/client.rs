@@ -181,6 +181,7 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
             history: History::new(!args.no_history),
             joins: args.joins,
             words,
+            settings_file: settings_file(args),
         };
         terminal::interactive::run(session, setup, signals).await
     } else {
@@ -195,6 +196,12 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
         };
         script::piped::run(session, task, signals).await
     }
+}
+
+/// Returns the settings file, for the user.
+fn settings_file(args: &JoinArgs) -> Option<String> {
+    let file = args.config.clone().or_else(config::default_file);
+    file.map(|file| file.display().to_string())
 }
 
 /// Returns the output format of the piped mode.

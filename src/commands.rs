@@ -24,7 +24,7 @@ pub use mistakes::{behind_blanks, word_behind_blanks};
 use parse::{
     Args, read_ban, read_history, read_mute, read_ping, read_resume, read_search, read_set, target,
 };
-pub use parse::{not_at_start, parse, unknown};
+pub use parse::{completions, not_at_start, parse, unknown, unknown_among};
 
 /// The parsed form of a line from a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, Id, value_parser};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -47,27 +47,42 @@ pub fn without_overridden_variables(mut cli: Command) -> Command {
 
 /// Whether an option conflicts with one that is set in the layer `lowest` or above.
 fn is_overridden(command: &Command, arg: &Arg, given: &ArgMatches, lowest: ValueSource) -> bool {
-    let names = |one: &Arg, other: &Arg| {
-        command.get_arg_conflicts_with(one).iter().any(|found| found.get_id() == other.get_id())
-    };
-    let is_set = |other: &&Arg| given.value_source(other.get_id().as_str()) >= Some(lowest);
-    command.get_arguments().filter(is_set).any(|other| names(arg, other) || names(other, arg))
+    let is_set = |other: &Id| given.value_source(other.as_str()) >= Some(lowest);
+    conflicting(command, arg).iter().any(is_set)
+}
+
+/// The table of a settings file that holds named groups of settings, like `[server.work]`.
+const GROUPS: &str = "server";
+
+/// Headings of options without which the command does the same: it goes on if their value in the
+/// file is invalid. With another option it might connect elsewhere, or without encryption.
+const HARMLESS: [&str; 2] = ["Display", "Prompt"];
+
+/// A command whose defaults are the settings of a file.
+#[derive(Debug)]
+pub struct Configured {
+    /// The command.
+    pub command: Command,
+    /// Whether a group of settings was chosen, whose name the chooser may still have.
+    pub has_group: bool,
 }
 
 /// Returns a command with the settings of its file as its defaults. The file is the one that
 /// `--config` names, or else `default`. `given` is the command line parsed without it, and
-/// `excluded` the arguments that are not settings.
+/// `excluded` the arguments that are not settings. The settings of the group that the argument
+/// `chooser` names override those outside of groups.
 ///
 /// # Errors
 /// The problems for the user, with the name of the file and the line.
 pub fn with_settings(
-    mut command: Command,
+    command: Command,
     given: &ArgMatches,
     default: Option<PathBuf>,
     excluded: &[&str],
-) -> Result<Command, Vec<String>> {
+    chooser: &str,
+) -> Result<Configured, Vec<String>> {
     let file = read(given, default).map_err(|problem| vec![problem])?;
-    let Some((path, text)) = file else { return Ok(command) };
+    let Some((path, text)) = file else { return Ok(Configured { command, has_group: false }) };
     let place = |at: usize| {
         let line = text[..at].bytes().filter(|&byte| byte == b'\n').count() + 1;
         format!("{}:{line}", path.display())
@@ -76,26 +91,102 @@ pub fn with_settings(
         let at = problem.span().map_or(0, |span| span.start.min(text.len()));
         vec![format!("{}: {}", place(at), problem.message())]
     })?;
-    let mut settings: Vec<_> = table.get_ref().iter().collect();
-    settings.sort_by_key(|(key, _)| key.span().start);
-    let mut problems = Vec::new();
-    for (key, value) in settings {
-        let (place, name) = (place(key.span().start), key.get_ref().as_ref());
-        let is_named = |arg: &&Arg| key_of(arg, excluded) == Some(name);
-        let Some(arg) = command.get_arguments().find(is_named) else {
-            print_problem(&format!("{place}: {}", unknown(&command, excluded, name)));
-            continue;
-        };
-        match values(arg, value.get_ref()).and_then(|values| check(&command, arg, values)) {
-            Err(why) => problems.push(format!("{place}: {name}: {why}")),
-            Ok(_) if is_overridden(&command, arg, given, ValueSource::EnvVariable) => {}
-            Ok(values) => {
-                let id = arg.get_id().clone();
-                command = command.mut_arg(id, |arg| arg.default_values(values));
+    let mut settings = Settings { command, given, excluded, place: &place, problems: Vec::new() };
+    settings.apply(table.get_ref());
+    let group = settings.chosen(table.get_ref(), chooser);
+    if let Some((name, table)) = &group {
+        // A group without the setting has it as its name.
+        let name = name.clone();
+        settings.command = settings.command.mut_arg(chooser, |arg| arg.default_value(name));
+        settings.apply(table);
+    }
+    let Settings { command, problems, .. } = settings;
+    let has_group = group.is_some();
+    if problems.is_empty() { Ok(Configured { command, has_group }) } else { Err(problems) }
+}
+
+/// The settings of a file on their way into a command.
+struct Settings<'a> {
+    command: Command,
+    given: &'a ArgMatches,
+    excluded: &'a [&'a str],
+    /// Returns the name of the file and the line of an offset.
+    place: &'a dyn Fn(usize) -> String,
+    problems: Vec<String>,
+}
+
+impl Settings<'_> {
+    /// Sets the defaults of the options in a table, in the order of the file.
+    fn apply(&mut self, table: &DeTable<'_>) {
+        let mut settings: Vec<_> = table.iter().collect();
+        settings.sort_by_key(|(key, _)| key.span().start);
+        for (key, value) in settings {
+            let (place, name) = ((self.place)(key.span().start), key.get_ref().as_ref());
+            if name != GROUPS {
+                self.set(name, value.get_ref(), &place);
+            } else if groups(value.get_ref()).is_none() {
+                let problem = format!("{name}: must be tables like [{GROUPS}.work]");
+                self.problems.push(format!("{place}: {problem}"));
             }
         }
     }
-    if problems.is_empty() { Ok(command) } else { Err(problems) }
+
+    fn set(&mut self, name: &str, value: &DeValue<'_>, place: &str) {
+        let is_named = |arg: &&Arg| key_of(arg, self.excluded) == Some(name);
+        let Some(arg) = self.command.get_arguments().find(is_named) else {
+            let problem = unknown(&self.command, self.excluded, name);
+            return print_problem(&format!("{place}: {problem}"));
+        };
+        match values(arg, value).and_then(|values| check(&self.command, arg, values)) {
+            Err(why) if arg.get_help_heading().is_some_and(|it| HARMLESS.contains(&it)) => {
+                print_problem(&format!("{place}: {name}: {why} (ignored)"));
+            }
+            Err(why) => self.problems.push(format!("{place}: {name}: {why}")),
+            Ok(_) if is_overridden(&self.command, arg, self.given, ValueSource::EnvVariable) => {}
+            Ok(values) => {
+                let (id, others) = (arg.get_id().clone(), conflicting(&self.command, arg));
+                let mut command = std::mem::take(&mut self.command);
+                // A setting outside of groups that this one replaces.
+                for other in others {
+                    command = command.mut_arg(other, |arg| arg.default_values(Vec::<&str>::new()));
+                }
+                self.command = command.mut_arg(id, |arg| arg.default_values(values));
+            }
+        }
+    }
+
+    /// Returns the name and the table of the group that an argument names.
+    fn chosen<'t>(
+        &self,
+        table: &'t DeTable<'t>,
+        chooser: &str,
+    ) -> Option<(String, &'t DeTable<'t>)> {
+        let groups = groups(table.get(GROUPS)?.get_ref())?;
+        let is_given = self.given.value_source(chooser) >= Some(ValueSource::EnvVariable);
+        let raw = self.given.get_raw(chooser).into_iter().flatten().next();
+        let name = match raw.filter(|_| is_given).and_then(|raw| raw.to_str()) {
+            // `chatty join -`, where the dash is no host.
+            Some("-") | None => table.get(chooser)?.get_ref().as_str()?,
+            Some(name) => name,
+        };
+        let (_, group) = groups.iter().find(|(key, _)| key.get_ref() == name)?;
+        Some((name.to_owned(), group.get_ref().as_table()?))
+    }
+}
+
+/// Returns the named groups of settings; `None` if the value is none.
+fn groups<'t>(value: &'t DeValue<'t>) -> Option<&'t DeTable<'t>> {
+    let groups = value.as_table()?;
+    groups.iter().all(|(_, group)| group.get_ref().as_table().is_some()).then_some(groups)
+}
+
+/// Returns the options that conflict with this one, in either direction.
+fn conflicting(command: &Command, arg: &Arg) -> Vec<Id> {
+    let named = |one: &Arg, other: &Arg| {
+        command.get_arg_conflicts_with(one).iter().any(|found| found.get_id() == other.get_id())
+    };
+    let others = command.get_arguments().filter(|other| named(arg, other) || named(other, arg));
+    others.map(|other| other.get_id().clone()).collect()
 }
 
 /// Reads the settings file. A default file that cannot be reached is not an error.
@@ -267,12 +358,12 @@ mod tests {
         let file = folder.path().join("settings");
         fs::write(&file, settings).unwrap();
         let given = command().try_get_matches_from(args).unwrap();
-        let configured = with_settings(command(), &given, Some(file.clone()), &["input"]);
+        let configured = with_settings(command(), &given, Some(file.clone()), &["input"], "notify");
         let prefix = format!("{}:", file.display());
         let configured = configured.map_err(|problems| {
             problems.iter().map(|text| text.strip_prefix(&prefix).unwrap().to_owned()).collect()
         });
-        configured.map(|command| command.try_get_matches_from(args).unwrap())
+        configured.map(|configured| configured.command.try_get_matches_from(args).unwrap())
     }
 
     fn value(settings: &str, args: &[&str], name: &str) -> Option<String> {
@@ -313,6 +404,27 @@ mod tests {
         // In both directions: here the conflict is declared by the other option.
         assert_eq!(value("key-cmd = 'x'", &["--key-file", "z"], "key-cmd"), None);
         assert_eq!(value(settings, &[], "unkey"), None, "conflicts with a variable");
+    }
+
+    #[test]
+    fn settings_of_a_chosen_group_override_others() {
+        let settings = "port = 2\nkey-file = 'x'\nnotify = 'work'\n[server.work]\nport = 3\n\
+                        key-cmd = 'y'\n[server.home]\nport = 4";
+        let port = |settings, args: &[&str]| -> u16 {
+            *parse(settings, args).unwrap().get_one("port").unwrap()
+        };
+        assert_eq!(port(settings, &[]), 3);
+        assert_eq!(port(settings, &["--notify", "home"]), 4);
+        assert_eq!(port(settings, &["--notify", "elsewhere"]), 2);
+        assert_eq!(port(settings, &["--notify", "-"]), 3);
+        assert_eq!(port(settings, &["--port", "5"]), 5);
+        assert_eq!(value(settings, &[], "key-file"), None, "replaced by key-cmd of the group");
+        for wrong in ["server = 3", "[server]\nport = 3"] {
+            let problems = parse(wrong, &[]).unwrap_err();
+            assert_eq!(problems, ["1: server: must be tables like [server.work]"]);
+        }
+        let problems = parse("notify = 'w'\n[server.w]\nport = 'x'", &[]).unwrap_err();
+        assert!(problems[0].starts_with("3: port: invalid value 'x'"), "{problems:?}");
     }
 
     #[test]

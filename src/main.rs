@@ -111,7 +111,7 @@ fn parse() -> Result<Cli, ExitCode> {
     }
     let mut cli = Cli::from_arg_matches(&matches).map_err(answer)?;
     if let (Command::Join(args), Some((_, given))) = (&mut cli.command, matches.subcommand()) {
-        args.drop_overridden_port(given);
+        args.settle_host(given);
     }
     Ok(cli)
 }

@@ -28,7 +28,7 @@ use crate::protocol::{DEFAULT_PORT, LOBBY, RoomName};
 #[allow(clippy::doc_markdown, clippy::doc_link_with_quotes)] // the text of --help
 #[allow(clippy::struct_excessive_bools)] // each is a flag
 pub struct JoinArgs {
-    /// Server to connect to: HOST, HOST:PORT or [IPV6]:PORT
+    /// Server to connect to: HOST, HOST:PORT, [IPV6]:PORT, or a server saved in the settings file
     #[arg(
         id = "host",
         index = 1,
@@ -181,6 +181,10 @@ pub struct JoinArgs {
     /// saved.
     #[arg(long, env = "CHATTY_NO_HISTORY", value_parser = parse_switch, help_heading = "Files")]
     pub(super) no_history: bool,
+
+    /// Host of the saved server that HOST names
+    #[arg(id = "saved-host", long, hide = true)]
+    pub(super) saved_host: Option<Address>, // set by config.rs
 
     /// Panic at the first typed line
     #[arg(long, hide = true)]

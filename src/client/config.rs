@@ -1,11 +1,17 @@
 //! The layers of the arguments of `chatty join`: its settings file, and how its two positions
 //! and its two ports relate. `src/config.rs` holds what is not specific to `join`.
 
+use std::path::PathBuf;
+
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
 
 use super::arguments::JoinArgs;
 use crate::config::{base_folder, with_settings};
+
+/// The arguments for the server: as given, and the one that a saved server sets.
+const HOST: &str = "host";
+const SAVED_HOST: &str = "saved-host";
 
 /// Returns `chatty join` with the settings of its file as its defaults. `given` is the
 /// command line parsed without them.
@@ -13,9 +19,24 @@ use crate::config::{base_folder, with_settings};
 /// # Errors
 /// The problems for the user, with the name of the file and the line.
 pub fn configured(join: Command, given: &ArgMatches) -> Result<Command, Vec<String>> {
+    let configured = with_settings(join, given, default_file(), &["input"], HOST)?;
+    let mut join = configured.command;
+    // The name may have been given as HOST: the host of the saved server replaces it.
+    if let Some(host) = default_of(&join, HOST).filter(|_| configured.has_group) {
+        join = join.mut_arg(SAVED_HOST, |arg| arg.default_value(host));
+    }
+    Ok(with_stdin_marker(join, given))
+}
+
+fn default_of(command: &Command, id: &str) -> Option<String> {
+    let arg = command.get_arguments().find(|arg| arg.get_id() == id)?;
+    arg.get_default_values().first()?.to_str().map(str::to_owned)
+}
+
+/// Returns the settings file that is read without `--config`.
+pub(super) fn default_file() -> Option<PathBuf> {
     let folder = base_folder("XDG_CONFIG_HOME", ".config");
-    let file = folder.map(|folder| folder.join("chatty/config.toml"));
-    Ok(with_stdin_marker(with_settings(join, given, file, &["input"])?, given))
+    folder.map(|folder| folder.join("chatty/config.toml"))
 }
 
 /// Handles `chatty join -`, where the dash is not the host: swaps the two positions, so
@@ -30,8 +51,16 @@ fn with_stdin_marker(join: Command, given: &ArgMatches) -> Command {
 }
 
 impl JoinArgs {
-    /// Drops the port in HOST if `--port` comes from a higher layer.
-    pub fn drop_overridden_port(&mut self, given: &ArgMatches) {
+    /// Replaces the name of a saved server by its host, and drops the port in HOST if `--port`
+    /// comes from a higher layer.
+    pub fn settle_host(&mut self, given: &ArgMatches) {
+        if let Some(saved) = self.saved_host.take() {
+            self.address = saved;
+            if given.value_source("port") > Some(ValueSource::DefaultValue) {
+                self.address.drop_port();
+            }
+            return;
+        }
         if given.value_source("port") > given.value_source("host") {
             self.address.drop_port();
         }
@@ -58,7 +87,7 @@ mod tests {
         let given = join.clone().try_get_matches_from(&args).unwrap();
         let matches = configured(join, &given).unwrap().try_get_matches_from(&args).unwrap();
         let mut join = JoinArgs::from_arg_matches(&matches).unwrap();
-        join.drop_overridden_port(&matches);
+        join.settle_host(&matches);
         join
     }
 
@@ -82,6 +111,27 @@ mod tests {
             ("", &["a:1", "--port", "2"], "a:1"),
         ] {
             assert_eq!(server(settings, args), expected, "{settings:?} {args:?}");
+        }
+    }
+
+    #[test]
+    fn saved_server_is_chosen_by_its_name() {
+        let settings = "host = 'home'\nname = 'al'\nport = 3\n[server.work]\nhost = 'a:1'\n\
+                        name = 'alice'\n[server.home]\nhost = 'b'\nport = 2\n[server.\"c.d\"]\n\
+                        name = 'carol'";
+        for (args, expected, name) in [
+            (&["work"][..], "a:1", "alice"),
+            (&[], "b:2", "al"),
+            (&["home"], "b:2", "al"),
+            (&["-"], "b:2", "al"),
+            (&["work", "-"], "a:1", "alice"),
+            (&["work", "--port", "9"], "a:9", "alice"),
+            (&["work", "--name", "x"], "a:1", "x"),
+            (&["c.d"], "c.d:3", "carol"),
+            (&["elsewhere"], "elsewhere:3", "al"),
+        ] {
+            assert_eq!(server(settings, args), expected, "{args:?}");
+            assert_eq!(join(settings, args).name.as_deref(), Some(name), "{args:?}");
         }
     }
 

@@ -22,9 +22,11 @@ use crate::files::open_own;
 use crate::protocol::name::is_name_char;
 use crate::protocol::{DEFAULT_PORT, Event, Key, Message, Place, Stamp, Tags};
 
-/// The log files of one server; none without `--log`.
+/// The log files of one server.
 pub(super) struct LogFiles {
+    /// `None` if the user has no folder for data.
     folder: Option<PathBuf>,
+    is_on: bool,
     /// The file written last.
     open: Option<(PathBuf, File)>,
     /// The current date and the conversations logged on it.
@@ -33,18 +35,32 @@ pub(super) struct LogFiles {
 
 impl LogFiles {
     pub(super) fn none() -> Self {
-        Self { folder: None, open: None, today: (Date::default(), BTreeSet::new()) }
+        Self { folder: None, is_on: false, open: None, today: (Date::default(), BTreeSet::new()) }
     }
 
-    /// Returns the log files of this server, in the user's data folder.
-    pub(super) fn of(endpoint: &Endpoint) -> Result<Self, String> {
+    /// Returns the log files of this server, in the user's data folder. They are written once
+    /// they are turned on.
+    pub(super) fn of(endpoint: &Endpoint) -> Self {
         let home = base_folder("XDG_DATA_HOME", ".local/share");
-        let home = home.ok_or("--log: set XDG_DATA_HOME or HOME to store log files")?;
         let host = match endpoint.port {
             DEFAULT_PORT => safe_file_name(&endpoint.host),
             port => safe_file_name(&format!("{}_{port}", endpoint.host)),
         };
-        Ok(Self { folder: Some(home.join("chatty/log").join(host)), ..Self::none() })
+        let folder = home.map(|home| home.join("chatty/log").join(host));
+        Self { folder, ..Self::none() }
+    }
+
+    pub(super) fn is_on(&self) -> bool {
+        self.is_on
+    }
+
+    /// Turns logging on or off.
+    pub(super) fn turn(&mut self, is_on: bool) -> Result<(), String> {
+        if is_on && self.folder.is_none() {
+            return Err("set XDG_DATA_HOME or HOME to store log files".to_owned());
+        }
+        self.is_on = is_on;
+        Ok(())
     }
 
     /// Writes a shown line. Returns a problem to report, each problem once.
@@ -53,7 +69,7 @@ impl LogFiles {
     }
 
     fn note_at(&mut self, now: &Zoned, tags: &Tags<'_>, plain: &str) -> Option<String> {
-        let folder = self.folder.as_ref()?;
+        let folder = self.folder.as_ref().filter(|_| self.is_on)?;
         let conversation = conversation_folder(plain)?;
         let (day, conversations) = &mut self.today;
         if *day != now.date() {
@@ -74,7 +90,7 @@ impl LogFiles {
         let place = folder.join(conversation);
         let problem = self.write(&place, now, tags, plain).err()?;
         // Logging is not retried.
-        *self = Self::none();
+        (self.is_on, self.open) = (false, None);
         Some(format!("logging stopped: {}: {problem}", place.display()))
     }
 
@@ -139,7 +155,8 @@ mod tests {
     /// each file.
     fn logged(lines: &[(&str, &str)]) -> (Vec<String>, Vec<(String, String)>) {
         let folder = tempfile::tempdir().unwrap();
-        let mut log = LogFiles { folder: Some(folder.path().to_owned()), ..LogFiles::none() };
+        let mut log =
+            LogFiles { folder: Some(folder.path().to_owned()), is_on: true, ..LogFiles::none() };
         let mut problems = Vec::new();
         for (now, line) in lines {
             let now = now.parse::<Timestamp>().unwrap().to_zoned(jiff::tz::TimeZone::UTC);

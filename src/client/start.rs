@@ -98,8 +98,8 @@ pub(super) async fn start_session(
     let tls = args.tls.open().map_err(|problem| Failure::new(Exit::Usage, problem))?;
     let run_id = getrandom::u64()
         .map_err(|_| Failure::new(Exit::Unavailable, "the system provides no random numbers"))?;
-    let log = if args.log { LogFiles::of(&endpoint) } else { Ok(LogFiles::none()) };
-    let log = log.map_err(|problem| Failure::new(Exit::Usage, problem))?;
+    let mut log = LogFiles::of(&endpoint);
+    log.turn(args.log).map_err(|why| Failure::new(Exit::Usage, format!("--log: {why}")))?;
     // On a terminal the user decides when to stop.
     let default = if args.is_interactive() { Duration::MAX } else { RETRY_FOR };
     let retry_for = args.retry_for.unwrap_or(default);

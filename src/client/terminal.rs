@@ -1,5 +1,6 @@
 //! The interactive mode, on a terminal: the prompt, and the lines above it.
 
+mod answer_key;
 mod away_marker;
 mod chat;
 mod ctrl_c;
@@ -8,6 +9,7 @@ mod helper;
 pub(super) mod history;
 pub(super) mod interactive;
 mod latency;
+mod members;
 pub(super) mod notify;
 pub(super) mod presence;
 mod printer;

@@ -47,33 +47,77 @@ pub fn parse(line: &str) -> Result<Parsed<'_>, Refusal> {
     Ok(Parsed::Say(line))
 }
 
-/// Commands of other chat systems and the command to suggest for each. They are
-/// deliberately not aliases: each command has one name.
-const FOREIGN_COMMANDS: [(&str, &str); 11] = [
-    ("bye", "quit"),
-    ("channels", "list"),
-    ("disconnect", "quit"),
-    ("dm", "msg"),
-    ("exit", "quit"),
-    ("logout", "quit"),
-    ("pm", "msg"),
-    ("rooms", "list"),
-    ("tell", "msg"),
-    ("w", "msg"),
-    ("whisper", "msg"),
+/// Commands of other chat systems and what to suggest for each. They are deliberately not
+/// aliases: each command has one name.
+const FOREIGN_COMMANDS: [(&str, &str); 28] = [
+    ("?", "/help"),
+    ("afk", "/away TEXT"),
+    ("block", "/ignore"),
+    ("bye", "/quit"),
+    ("channels", "/list"),
+    ("close", "/part"),
+    ("cycle", "/part and /join"),
+    ("devoice", "/mute"),
+    ("disconnect", "/quit"),
+    ("dm", "/msg"),
+    ("exit", "/quit"),
+    ("highlight", "/set highlight WORD (in chatty join)"),
+    ("hilight", "/set highlight WORD (in chatty join)"),
+    ("identify", "/login NAME PASSWORD"),
+    ("kickban", "/ban"),
+    ("lastlog", "/search or /history"),
+    ("logout", "/quit"),
+    ("mode", "/op, /mute or /lock"),
+    ("nickserv", "/register or /login NAME PASSWORD"),
+    ("notice", "/msg"),
+    ("pm", "/msg"),
+    ("rename", "/nick"),
+    ("rooms", "/list"),
+    ("tell", "/msg"),
+    ("unblock", "/unignore"),
+    ("voice", "/unmute"),
+    ("w", "/msg"),
+    ("whisper", "/msg"),
 ];
 
-/// Returns the refusal of an unknown command; it suggests the closest one.
+/// Returns the refusal of an unknown command; it suggests those that may be meant.
 #[must_use]
 pub fn unknown(name: &str) -> Refusal {
-    let known = TABLE.iter().flat_map(|row| std::iter::once(&row.name).chain(row.aliases));
+    unknown_among(name, &[])
+}
+
+/// Like [`unknown()`], with further commands that the client has.
+#[must_use]
+pub fn unknown_among(name: &str, others: &[&'static str]) -> Refusal {
     let foreign = FOREIGN_COMMANDS.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
-    let suggestion = foreign.map(|(_, known)| *known).or_else(|| nearest(name, known.copied()));
+    let suggestion = match (foreign, &completions(name, others)[..]) {
+        (Some((_, known)), _) => Some((*known).to_owned()),
+        (None, []) => {
+            let known = TABLE.iter().flat_map(|row| std::iter::once(&row.name).chain(row.aliases));
+            nearest(name, known.chain(others).copied()).map(|known| format!("/{known}"))
+        }
+        (None, [only]) => Some(format!("/{only}")),
+        (None, [first @ .., last]) => {
+            let first: Vec<String> = first.iter().map(|known| format!("/{known}")).collect();
+            Some(format!("{} or /{last}", first.join(", ")))
+        }
+    };
     let text = match suggestion {
-        Some(known) => format!("/{name}: no such command, did you mean /{known}?"),
+        Some(known) => format!("/{name}: no such command, did you mean {known}?"),
         None => format!("/{name}: no such command; /help lists them"),
     };
     Refusal::new(ErrorReason::UnknownCommand, text)
+}
+
+/// Returns the commands that begin with a word, in alphabetical order.
+#[must_use]
+pub fn completions(word: &str, others: &[&'static str]) -> Vec<&'static str> {
+    let word = word.to_ascii_lowercase();
+    let known = TABLE.iter().map(|row| row.name).chain(others.iter().copied());
+    let mut names: Vec<_> =
+        known.filter(|name| !word.is_empty() && name.starts_with(&word)).collect();
+    names.sort_unstable();
+    names
 }
 
 impl Row {
@@ -527,7 +571,34 @@ mod tests {
         assert!(unknown("whoo").text.contains("did you mean /who?"));
         assert!(unknown("jion").text.contains("did you mean /join?"));
         assert!(unknown("HLEP").text.contains("did you mean /help?"));
+        assert!(unknown("m").text.contains("did you mean /me, /msg or /mute?"));
+        assert!(unknown("Wh").text.contains("did you mean /who or /whois?"));
+        assert!(unknown_among("wh", &["why"]).text.contains("/who, /whois or /why?"));
+        assert!(unknown("").text.contains("/help lists them"));
         assert!(!unknown("frobnicate").text.contains("did you mean"));
+    }
+
+    #[test]
+    fn command_of_another_program_suggests_what_it_is_here() {
+        for (name, suggestion) in [
+            ("afk", "/away TEXT"),
+            ("LASTLOG", "/search or /history"),
+            ("notice", "/msg"),
+            ("block", "/ignore"),
+            ("rename", "/nick"),
+            ("?", "/help"),
+        ] {
+            let text = unknown(name).text;
+            assert!(text.ends_with(&format!("did you mean {suggestion}?")), "{text}");
+        }
+        for (name, suggestion) in FOREIGN_COMMANDS {
+            assert!(find(name).is_none(), "{name}");
+            let words = suggestion.split([' ', ',']).filter_map(|word| word.strip_prefix('/'));
+            for word in words {
+                assert!(find(word).is_some(), "{word}");
+            }
+        }
+        assert!(FOREIGN_COMMANDS.is_sorted());
     }
 
     #[test]

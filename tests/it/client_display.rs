@@ -173,7 +173,7 @@ fn paste_beyond_rate_limit_shows_remaining_lines() {
     let lines: Vec<String> = (0..60).map(|n| format!("paste {n}")).collect();
     alice.pastes(&lines.join("\n"));
     alice.presses("Enter");
-    alice.shows_last("Send 60 lines to #lobby? [y]es, [j]oined into one, [N]o:");
+    alice.shows_last("Send 60 lines to #lobby? [y]es, [j]oined into one, [n]o:");
     alice.types("y\r");
     alice.shows("the remaining lines", |rows| rows.last().is_some_and(|row| row.contains('↑')));
     for line in lines {
@@ -205,4 +205,47 @@ fn coalesced_joins_are_shown_before_kick_or_message() {
     let order =
         ["#ops * bob joined", "#ops * bob was kicked by alice", " * bob is now rob"].map(at);
     assert!(order.is_sorted(), "{rows:?}");
+}
+
+#[test]
+fn who_lists_members_in_columns_that_fit_the_screen() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    bob.say("/away lunch");
+    let crowd: Vec<Peer> =
+        (0..40).map(|n| Peer::join(server.port, &format!("member{n:02}"))).collect();
+    for (size, names, rest) in [
+        ((20, 5), 1, "41 others"),
+        ((40, 10), 12, "30 others"),
+        ((80, 24), 42, ""),
+        ((120, 50), 42, ""),
+    ] {
+        let Some(alice) = Terminal::join_sized(server.port, "--name alice", size) else { return };
+        let entered = alice.shows_last("#lobby>");
+        let listed = entered.iter().filter(|row| row.contains("member0")).count();
+        assert!(listed <= 2, "{entered:?}");
+        bob.say("hi");
+        alice.shows("a speaker", |rows| count(rows, "bob: hi") == 1);
+        alice.types("/who\r");
+        let end = if rest.is_empty() { "member39" } else { rest };
+        let rows = alice.shows("the list", |rows| {
+            rows.join(" ").contains("recent") && rows.iter().any(|row| row.contains(end))
+        });
+        let heading = rows.iter().rposition(|row| row.contains("42 members")).expect("a heading");
+        let text = rows[heading..].join(" ");
+        assert!(
+            text.split_whitespace().collect::<Vec<_>>().join(" ").contains("- away"),
+            "{rows:?}"
+        );
+        let list =
+            rows[heading..].iter().filter(|row| row.starts_with("   ") && !row.contains('>'));
+        let list: Vec<&str> = list.flat_map(|row| row.split_whitespace()).collect();
+        let found = list.iter().filter(|word| {
+            ["-bob", "alice"].contains(word) || word.starts_with("member") && !word.ends_with(',')
+        });
+        assert_eq!(found.count(), names, "{size:?}: {rows:?}");
+        alice.types("/quit\r");
+        bob.hears(|line| line.starts_with("* alice quit"));
+    }
+    drop(crowd);
 }

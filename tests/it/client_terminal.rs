@@ -150,13 +150,13 @@ fn multiline_paste_asks_for_confirmation() {
     alice.pastes("p1\np2\n/quit\np4\np5\np6\np7");
     alice.shows_last("p7");
     alice.presses("Enter");
-    alice.shows_last("Send 7 lines to #lobby? [y]es, [j]oined into one, [N]o:");
+    alice.shows_last("Send 7 lines to #lobby? [y]es, [j]oined into one, [n]o:");
     alice.types("\r");
     // The draft remains, to be changed or sent.
     alice.shows_last("p7");
     alice.presses("Enter");
-    alice.shows_last("Send 7 lines to #lobby? [y]es, [j]oined into one, [N]o:");
-    alice.types("y\r");
+    alice.shows_last("Send 7 lines to #lobby? [y]es, [j]oined into one, [n]o:");
+    alice.types("y");
     for line in ["p1", "p2", "/quit", "p4", "p5", "p6", "p7"] {
         let said = bob.hears(|line| line.starts_with("alice:"));
         assert_eq!(said, format!("alice: {line}"));
@@ -165,9 +165,17 @@ fn multiline_paste_asks_for_confirmation() {
     assert_eq!(count(&rows, "p4"), 1, "the draft is gone, the line is there");
     alice.pastes("q1\n/quit\nq3\nq4");
     alice.presses("Enter");
-    alice.shows_last("Send 4 lines to #lobby? [y]es, [j]oined into one, [N]o:");
-    alice.types("j\r");
+    alice.shows_last("Send 4 lines to #lobby? [y]es, [j]oined into one, [n]o:");
+    alice.types("j");
     assert_eq!(bob.hears(|line| line.starts_with("alice:")), "alice: q1 /quit q3 q4");
+    alice.pastes("\nr1\n\nr2\n");
+    alice.presses("Enter");
+    alice.shows_last("Send 3 lines to #lobby? [y]es, [j]oined into one, [n]o:");
+    alice.types("y");
+    for line in ["r1", "\u{2800}", "r2"] {
+        let said = bob.hears(|line| line.starts_with("alice:"));
+        assert_eq!(said, format!("alice: {line}"));
+    }
 }
 
 #[test]
@@ -176,8 +184,8 @@ fn paste_after_private_command_asks_before_posting_to_room() {
     alice.types("/msg bob ");
     alice.pastes("secret\nmore");
     alice.presses("Enter");
-    alice.shows_last("Send 2 lines to #lobby? [y]es, [j]oined into one, [N]o:");
-    alice.types("n\r");
+    alice.shows_last("Send 2 lines to #lobby? [y]es, [j]oined into one, [n]o:");
+    alice.types("n");
     alice.shows_last("more");
     alice.presses("C-c");
     alice.types("done\r");
@@ -233,7 +241,7 @@ fn ctrl_c_declines_confirmation_and_keeps_draft() {
     scene!(server, bob, alice);
     alice.pastes("p1\np2\np3\np4");
     alice.presses("Enter");
-    alice.shows_last("Send 4 lines to #lobby? [y]es, [j]oined into one, [N]o:");
+    alice.shows_last("Send 4 lines to #lobby? [y]es, [j]oined into one, [n]o:");
     alice.presses("C-c");
     alice.shows_last("p4");
     bob.say("still there?");

@@ -197,3 +197,57 @@ fn room_line_can_be_sent_during_query() {
     alice.types("psst\r");
     assert_eq!(bob.hears(|line| line.contains("alice:")), "[PRIVATE MESSAGE] alice: psst");
 }
+
+#[test]
+fn settings_change_while_the_client_runs() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(server.port, "--name alice --color never") else { return };
+    alice.shows_last("#lobby>");
+    alice.types("/set times never\r/set highlight deploy\r/set joins on\r");
+    alice.shows("the change", |rows| rows.iter().any(|row| row == "-- joins is now all"));
+    alice.shows("where they last", |rows| {
+        rows.iter().filter(|row| row.contains("until you leave; to keep settings")).count() == 1
+    });
+    bob.say("the deploy is done");
+    // A mention, without a time.
+    alice.shows("a mention", |rows| rows.iter().any(|row| row == ">bob: the deploy is done"));
+    alice.types("/set ec\toff\r");
+    alice.shows("an answer", |rows| rows.iter().any(|row| row.contains("settings: echo off")));
+    alice.types("/set\r");
+    alice.shows("all", |rows| {
+        ["-- echo off (on, off)", "-- times never (always, minute, never)"]
+            .iter()
+            .all(|row| rows.iter().any(|shown| shown == row))
+    });
+    alice.types("/set tim\tmi\t");
+    alice.shows_last("#lobby> /set times minute");
+}
+
+#[test]
+fn commands_of_other_programs_get_the_right_answer() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let Some(alice) = Terminal::join(server.port, "--name alice") else { return };
+    alice.shows_last("#lobby>");
+    bob.say("before");
+    alice.shows("a line", |rows| count(rows, " bob: before") == 1);
+    alice.types("/clear\r");
+    alice.shows("an empty screen", |_| alice.screen().concat().trim() == "#lobby>");
+    alice.presses("C-l");
+    alice.types("/lastlog x\r/re\r/away\r/afk lunch\r");
+    alice.shows("an answer", |rows| rows.iter().any(|row| row.ends_with("you are away: lunch")));
+    alice.types("/away\r/?\r");
+    alice.shows("the last answer", |rows| rows.iter().any(|row| row.starts_with("/me TEXT")));
+    let rows = alice.rows().join(" ");
+    for text in [
+        "/lastlog: no such command, did you mean /search or /history?",
+        "/re: no such command, did you mean /reconnect, /register, /reply or /resume?",
+        "-- say why: /away TEXT, and /back when you return",
+        "-- you are away: lunch",
+        "-- you are away; /back ends it, /away TEXT changes the text",
+    ] {
+        assert!(rows.contains(text), "{text}: {rows}");
+    }
+    assert!(!alice.screen().concat().contains("before"));
+}

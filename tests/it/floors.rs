@@ -79,6 +79,7 @@ const FLOORS: &[(&str, Floors)] = &[
             (
                 Together,
                 &[
+                    "answer_key",
                     "ctrl_c",
                     "helper",
                     "history",
@@ -96,6 +97,7 @@ const FLOORS: &[(&str, Floors)] = &[
                     "away_marker",
                     "draft",
                     "latency",
+                    "members",
                     "notify",
                     "presence",
                     "printer",

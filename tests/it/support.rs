@@ -465,6 +465,15 @@ impl Terminal {
     /// Runs a `/bin/sh` script, independent of the user's shell. `None` if tmux is missing, which
     /// fails the test if CI is set.
     pub(crate) fn open(script: &str) -> Option<Self> {
+        Self::open_sized(script, (80, 24))
+    }
+
+    /// Like [`Self::join`] on a screen of this many columns and rows.
+    pub(crate) fn join_sized(port: u16, args: &str, size: (usize, usize)) -> Option<Self> {
+        Self::open_sized(&format!("{CHATTY_WORD} join 127.0.0.1 --port {port} {args}"), size)
+    }
+
+    fn open_sized(script: &str, (columns, rows): (usize, usize)) -> Option<Self> {
         if !has_program("tmux") {
             return None;
         }
@@ -473,7 +482,8 @@ impl Terminal {
         let script = &format!("trap : INT; {script}");
         // The limit must be set before the session is created: a session keeps its initial limit.
         let limit = ["start-server", ";", "set-option", "-g", "history-limit", "5000", ";"];
-        let session = ["new-session", "-d", "-s", "it", "-x", "80", "-y", "24", script];
+        let (columns, rows) = (columns.to_string(), rows.to_string());
+        let session = ["new-session", "-d", "-s", "it", "-x", &columns, "-y", &rows, script];
         terminal.tmux(&[&limit[..], &session[..]].concat());
         Some(terminal)
     }

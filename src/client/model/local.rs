@@ -2,8 +2,8 @@
 //! No command here has the name of a server command. It knows nothing of the screen.
 
 use crate::commands::{self, Arg, ArgKind, Command, Group, Parsed};
-use crate::protocol::Tags;
 use crate::protocol::text::{is_blank, split_word};
+use crate::protocol::{Refusal, Tags};
 
 /// A command of the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +14,70 @@ pub(in crate::client) enum Local {
     Reconnect,
     /// Sends text to the room, even during a `/query`.
     Say(String),
+    /// Shows the settings, or changes one; without a value shows it.
+    Set(Option<(OwnSetting, String)>),
+    /// Empties the screen.
+    Clear,
+}
+
+/// A setting of the client that `/set` shows and changes. `/set` with another word is a command
+/// of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::client) enum OwnSetting {
+    Times,
+    Joins,
+    Notify,
+    Highlight,
+    Log,
+    GroupNames,
+    Title,
+}
+
+const SWITCH: &[&str] = &["on", "off"];
+
+impl OwnSetting {
+    /// Every setting, its word and its values, in the order in which they are shown.
+    pub(in crate::client) const TABLE: [(Self, &'static str, &'static [&'static str]); 7] = [
+        (Self::Times, "times", &["always", "minute", "never"]),
+        (Self::Joins, "joins", &["all", "smart", "off"]),
+        (Self::Notify, "notify", &["off", "bell", "osc9", "osc777", "[\"PROGRAM\"]"]),
+        (Self::Highlight, "highlight", &["WORD,WORD", "-"]),
+        (Self::Log, "log", SWITCH),
+        (Self::GroupNames, "group-names", SWITCH),
+        (Self::Title, "title", SWITCH),
+    ];
+
+    fn find(word: &str) -> Option<Self> {
+        Self::TABLE.iter().find(|row| row.1.eq_ignore_ascii_case(word)).map(|row| row.0)
+    }
+
+    pub(in crate::client) fn word(self) -> &'static str {
+        Self::TABLE[self as usize].1
+    }
+
+    /// Returns the values, for people; words in capitals stand for others.
+    pub(in crate::client) fn values(self) -> &'static [&'static str] {
+        Self::TABLE[self as usize].2
+    }
+
+    /// Returns the setting whose value comes next after the start of a line.
+    pub(in crate::client) fn before_value(start: &str) -> Option<Self> {
+        let (name, rest) = split_word(start.strip_prefix('/')?);
+        let setting = Self::find(rest.trim_matches(is_blank)).filter(|_| start.ends_with(is_blank));
+        setting.filter(|_| name.eq_ignore_ascii_case(SET))
+    }
+}
+
+/// The command that both the client and the server have.
+const SET: &str = "set";
+
+fn parse_set(rest: &str) -> Option<Local> {
+    let (word, value) = split_word(rest.trim_start_matches(is_blank));
+    if word.is_empty() {
+        return Some(Local::Set(None));
+    }
+    let value = value.trim_matches(is_blank).to_owned();
+    OwnSetting::find(word).map(|setting| Local::Set(Some((setting, value))))
 }
 
 /// The syntax and help of a command of the client.
@@ -26,6 +90,7 @@ pub(in crate::client) struct Row {
 
 /// All commands of the client.
 pub(in crate::client) const TABLE: &[Row] = &[
+    Row { name: "clear", args: &[], help: "clear the screen", parse: |_| Local::Clear },
     Row {
         name: "quiet",
         args: &[Arg { usage: "[ROOM]", kind: ArgKind::Room }],
@@ -69,24 +134,49 @@ pub(in crate::client) fn args_of(name: &str) -> Option<&'static [Arg]> {
 }
 
 /// Parses a line, if it is a command of the client.
-pub(super) fn parse(line: &str) -> Option<Local> {
+pub(in crate::client) fn parse(line: &str) -> Option<Local> {
     let (name, rest) = split_word(line.strip_prefix('/')?);
+    if name.eq_ignore_ascii_case(SET) {
+        return parse_set(rest);
+    }
     find(name).map(|row| (row.parse)(rest))
 }
+
+/// Returns the names of the client's commands.
+fn names() -> Vec<&'static str> {
+    TABLE.iter().map(|row| row.name).collect()
+}
+
+/// Returns the refusal of an abbreviation that is ambiguous, with the commands of the server and
+/// the client that it may stand for.
+pub(super) fn ambiguous(line: &str) -> Option<Refusal> {
+    let (word, _) = split_word(line.strip_prefix('/')?);
+    let is_known = args_of(word).is_some() || commands::completions(word, &names()).len() < 2;
+    (!is_known).then(|| commands::unknown_among(word, &names()))
+}
+
+/// Commands of other programs that mean the same as one here.
+const SYNONYMS: [(&str, &str); 2] = [("?", "help"), ("afk", "away")];
 
 /// Expands an unambiguous abbreviation of a command: `/his` is `/history`, `/wh` is ambiguous.
 /// A single letter is never expanded: `/d bob` would remove an operator, `/a` set the user away.
 pub(in crate::client) fn expand_abbreviation(line: &str) -> Option<String> {
     let (prefix, rest) = split_word(line.strip_prefix('/')?);
+    let with = |name: &str| match rest {
+        "" => format!("/{name}"),
+        _ => format!("/{name} {rest}"),
+    };
+    if let Some((_, name)) = SYNONYMS.iter().find(|row| row.0.eq_ignore_ascii_case(prefix))
+        && !line.contains('\n')
+    {
+        return Some(with(name));
+    }
     // In a text of several lines a command is only text.
     if prefix.chars().nth(1).is_none() || args_of(prefix).is_some() || line.contains('\n') {
         return None;
     }
-    let prefix = prefix.to_ascii_lowercase();
-    let names = commands::TABLE.iter().map(|row| row.name).chain(TABLE.iter().map(|row| row.name));
-    let mut matches = names.filter(|name| name.starts_with(&prefix));
-    let name = matches.next().filter(|_| matches.next().is_none())?;
-    Some(if rest.is_empty() { format!("/{name}") } else { format!("/{name} {rest}") })
+    let [name] = commands::completions(prefix, &names())[..] else { return None };
+    Some(with(name))
 }
 
 /// Returns the group of a row of help.
@@ -160,6 +250,9 @@ mod tests {
         for (line, full) in [
             ("/his 5", Some("/history 5")),
             ("/REC", Some("/reconnect")),
+            ("/?", Some("/help")),
+            ("/AFK at lunch", Some("/away at lunch")),
+            ("/afk\nx", None),
             ("/wh", None),
             ("/who", None),
             ("/r hi", None),
@@ -173,6 +266,16 @@ mod tests {
             ("his", None),
         ] {
             assert_eq!(expand_abbreviation(line).as_deref(), full, "{line}");
+        }
+    }
+
+    #[test]
+    fn ambiguous_abbreviation_lists_its_candidates() {
+        let text = ambiguous("/re x").expect("ambiguous").text;
+        let list = "/reconnect, /register, /reply or /resume?";
+        assert!(text.ends_with(list), "{text}");
+        for line in ["/who", "/his", "/nosuch", "/", "re", "/r hi"] {
+            assert!(ambiguous(line).is_none(), "{line}");
         }
     }
 

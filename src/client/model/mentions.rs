@@ -2,6 +2,7 @@
 //! nothing of how a mention is shown.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 use crate::protocol::name::is_name_char;
@@ -21,6 +22,13 @@ impl Highlights {
     pub(in crate::client) fn is_mention(&self, text: &str, me: &str) -> bool {
         let text = Text::new(text);
         text.names(me) || self.0.iter().any(|words| text.contains(words))
+    }
+}
+
+impl fmt::Display for Highlights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let phrases: Vec<String> = self.0.iter().map(|words| words.join(" ")).collect();
+        f.write_str(&phrases.join(", "))
     }
 }
 

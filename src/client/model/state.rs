@@ -117,6 +117,15 @@ impl State {
         }
     }
 
+    /// Whether a setting of the server is on.
+    pub(in crate::client) fn is_on(&self, setting: Setting) -> bool {
+        !self.off.contains(&setting)
+    }
+
+    pub(in crate::client) fn is_away(&self) -> bool {
+        self.away.is_some()
+    }
+
     /// Returns the user's name.
     pub(in crate::client) fn me(&self) -> &str {
         &self.me
@@ -267,7 +276,20 @@ impl State {
 
     /// Whether a user is among the recent speakers.
     pub(in crate::client) fn has_spoken(&self, name: &str) -> bool {
-        self.speakers.iter().any(|speaker| is_same_name(speaker, name))
+        self.speaker(name).is_some()
+    }
+
+    /// Returns the position of a user among the recent speakers; 0 is the latest.
+    pub(in crate::client) fn speaker(&self, name: &str) -> Option<usize> {
+        self.speakers.iter().position(|speaker| is_same_name(speaker, name))
+    }
+
+    /// Returns how many members of a joined room are known; of the current one if none is given.
+    /// The room may have a `#`.
+    pub(in crate::client) fn member_count(&self, room: Option<&str>) -> usize {
+        let room = room.map(|room| room.trim_start_matches('#')).or(self.room());
+        let room = room.and_then(|room| self.joined.get(&Key::fold(room)));
+        room.map_or(0, |room| room.members.len())
     }
 
     /// Returns the number of members of a room or, if none is given, of the smallest room that

@@ -33,17 +33,20 @@ pub(in crate::client) enum Submission<'a> {
 
 impl<'a> Submission<'a> {
     pub(in crate::client) fn of(text: &'a str) -> Self {
-        let lines: Vec<&str> = text.lines().filter(|line| !is_blank_text(line)).collect();
-        match lines[..] {
-            [] => Self::Nothing,
+        let lines: Vec<&str> = text.lines().collect();
+        let is_text_line = |line: &&str| !is_blank_text(line);
+        let Some(first) = lines.iter().position(is_text_line) else { return Self::Nothing };
+        let last = lines.iter().rposition(is_text_line).unwrap_or(first);
+        match lines[first..=last] {
             [line] => Self::of_line(line),
-            _ => {
+            ref lines => {
                 let is_long = text.matches('\n').count() > LINE_ENDS_MAX;
                 // A paste after a typed `/msg`, a paste as a whole, or a copied private
                 // message: only the user knows whether it is meant to be public.
+                let is_odd = |line: &&str| !is_text(line) && !line.starts_with('/');
                 let is_unclear = !is_text(lines[0])
-                    || lines.iter().any(|line| !is_text(line) && !line.starts_with('/'));
-                let lines = lines.into_iter().map(as_text).collect();
+                    || lines.iter().filter(|line| !is_blank_text(line)).any(is_odd);
+                let lines = lines.iter().map(|line| as_text(line)).collect();
                 Self::Lines { lines, is_doubtful: is_long || is_unclear }
             }
         }
@@ -83,7 +86,11 @@ impl<'a> Submission<'a> {
             Ok(Parsed::Say(_)) if let Some(word) = local_behind_blanks(line) => {
                 Self::Refused(commands::not_at_start(&word))
             }
-            _ => Self::Line { line, changes_target: false },
+            // Refused here, since the server does not know the client's commands.
+            _ => match local::ambiguous(line) {
+                Some(refusal) => Self::Refused(refusal),
+                None => Self::Line { line, changes_target: false },
+            },
         }
     }
 }
@@ -122,8 +129,15 @@ fn is_text(line: &str) -> bool {
     matches!(commands::parse(line), Ok(Parsed::Say(_)))
 }
 
+/// A blank line of a paste: a Braille pattern without dots. The server ignores a line of white
+/// space, even of U+00A0.
+const BLANK_LINE: &str = "\u{2800}";
+
 /// Escapes a pasted line, so that `/x` is sent as text and not executed.
 fn as_text(line: &str) -> String {
+    if is_blank_text(line) {
+        return BLANK_LINE.to_owned();
+    }
     let command = commands::behind_blanks(line);
     match commands::parse(line) {
         Ok(Parsed::Say(text)) if text == line => line.to_owned(),
@@ -186,6 +200,8 @@ mod tests {
     fn several_lines_are_text_and_doubtful_when_many_or_ambiguous() {
         for (text, sent, is_doubtful) in [
             ("a\nb", &["a", "b"][..], false),
+            ("a\n\nb", &["a", BLANK_LINE, "b"], false),
+            ("\n \na\n\n\t\nb\n\n", &["a", BLANK_LINE, BLANK_LINE, "b"][..], true),
             ("a\n/quit\n//x", &["a", "//quit", "///x"], false),
             ("a\nb\nc\nd", &["a", "b", "c", "d"], true),
             ("/msg bob a\nb", &["//msg bob a", "b"], true),

@@ -2,6 +2,9 @@
 //! lines, and which notices are printed. It knows neither the connection nor how lines are styled
 //! or drawn.
 
+mod settings;
+
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
@@ -9,9 +12,10 @@ use tokio::time::Instant;
 
 use super::away_marker::AwayMarker;
 use super::latency::{Latency, OVERDUE_AFTER};
+use super::members::MemberList;
 use super::notify::Notifier;
 use super::presence::{Joins, Presence};
-use super::printer::Printer;
+use super::printer::{Printer, size};
 use super::prompt::Waiting;
 use super::screen::{Screen, Styled};
 use super::shared::lock;
@@ -25,13 +29,16 @@ use crate::client::session::reconnect::{Outcome, Reconnected};
 use crate::client::session::resume::{
     ANSWER_CUT, IDS_WENT_BACK, MISSED_LIMIT_REACHED, Resumption, reconnected_message,
 };
-use crate::commands::{Command, MessageTarget};
+use crate::commands::{self, Command, MessageTarget, Parsed};
 use crate::protocol::text::is_blank_text;
 use crate::protocol::{Event, Key, Reply, Tags};
 
 /// The reports about lines without an answer.
 const UNCERTAIN: &str = "perhaps not delivered";
 const NOT_SENT: &str = "not sent";
+
+/// In larger rooms, `/who` asks for the names only, which are a tenth of the details.
+const DETAILED_MAX: usize = 1000;
 
 /// The chat of one run, across connections.
 pub(super) struct Chat {
@@ -48,6 +55,14 @@ pub(super) struct Chat {
     /// `/help`.
     pending_help: Option<Vec<String>>,
     log: LogFiles,
+    /// The settings file, until the user was told that it keeps settings.
+    pub(super) settings_file: Option<String>,
+    /// Whether the server describes the members of a room (`/who -l`).
+    pub(super) has_who_details: bool,
+    /// The line numbers of the typed `/who` that were sent as `/who -l`.
+    detailed: BTreeSet<u64>,
+    /// The names that the rest of an abridged member list has.
+    names_left_out: usize,
     /// The cid of the last `/join` of a room that the user was in already: a switch, whose answer
     /// is shown without topic and member list.
     switched_by: Option<String>,
@@ -78,6 +93,10 @@ impl Chat {
             pending_help: None,
             switched_by: None,
             log,
+            settings_file: None,
+            has_who_details: false,
+            detailed: BTreeSet::new(),
+            names_left_out: 0,
             farewell: None,
         }
     }
@@ -109,9 +128,31 @@ impl Chat {
             self.show_line(&lines[0]);
             return self.show_help(own.into_iter().chain(rows).collect());
         }
+        let list = self.member_list(&lines);
         for line in &lines {
-            self.show_line(line);
+            self.process_line(line, list.is_none());
         }
+        if let Some(list) = list {
+            self.show_presence();
+            let me = lock(&self.state).me().to_owned();
+            for row in self.screen.member_list(&list, &me, Timestamp::now(), size()) {
+                self.print(row);
+            }
+        }
+    }
+
+    /// Returns the members in the complete answer to a typed `/who`.
+    fn member_list(&mut self, lines: &[String]) -> Option<MemberList> {
+        let (tags, plain) = Tags::split(lines.first()?);
+        let number = self.resumption.outgoing.cids().number(tags.cid?)?;
+        let is_detailed = self.detailed.remove(&number);
+        match Event::parse(plain)? {
+            Event::Reply(Reply::Who { .. }) if !is_detailed => return None,
+            _ => {}
+        }
+        let mut list = MemberList::parse(lines)?;
+        list.sort(&lock(&self.state));
+        Some(list)
     }
 
     fn show_help(&mut self, rows: Vec<String>) {
@@ -124,9 +165,15 @@ impl Chat {
     }
 
     fn show_line(&mut self, line: &str) {
+        self.process_line(line, true);
+    }
+
+    /// Handles a line and, if it `is_visible`, shows it.
+    fn process_line(&mut self, line: &str, is_visible: bool) {
         let (tags, plain) = Tags::split(line);
         let event = Event::parse(plain);
         let is_shown = self.resumption.note(&tags, event.as_ref());
+        let is_visible = is_visible && !self.continues_list(event.as_ref());
         let (me, is_quiet_room, is_hidden) = {
             let mut state = lock(&self.state);
             if let Some(Event::Reply(Reply::Joined { room })) = event {
@@ -143,7 +190,7 @@ impl Chat {
             let is_quiet_room = event.as_ref().is_some_and(|event| state.is_muted_room(event));
             (state.me().to_owned(), is_quiet_room, is_hidden)
         };
-        if is_shown && !is_quiet_room && !is_hidden {
+        if is_shown && is_visible && !is_quiet_room && !is_hidden {
             let is_coalesced = tags.cid.is_none()
                 && event.is_some_and(|event| self.presence.gather(&event, &me, Instant::now()));
             if self.presence.is_full() {
@@ -154,7 +201,7 @@ impl Chat {
                 if is_last || self.presence.precedes(plain) {
                     self.show_presence();
                 }
-                self.print(self.screen.line(line, &me, Timestamp::now()));
+                self.print(self.screen.line(line, &me, Timestamp::now(), size().0));
             }
         } else if is_quiet_room {
             self.printer.repaint();
@@ -179,6 +226,18 @@ impl Chat {
         if let Some(Event::Bye { code, text }) = event {
             self.farewell = Some((code.to_owned(), text.to_owned()));
         }
+    }
+
+    /// Whether a line continues a member list whose first line shows as many names as fit.
+    fn continues_list(&mut self, event: Option<&Event<'_>>) -> bool {
+        let Some(&Event::Reply(Reply::Users { count, names: Some(names), .. })) = event else {
+            return false;
+        };
+        let names = names.iter().count();
+        let is_rest = self.names_left_out > 0;
+        let before = if is_rest { self.names_left_out } else { count };
+        self.names_left_out = before.saturating_sub(names);
+        is_rest
     }
 
     fn print(&self, line: Styled) {
@@ -274,7 +333,7 @@ impl Chat {
     pub(super) fn queue_line(&mut self, line: String, waiting: Option<Waiting>, is_offline: bool) {
         self.attention.typed();
         self.away_marker.typed(Instant::now());
-        if self.help(&line, is_offline) {
+        if self.help(&line, is_offline) || self.lacks_away_text(&line) {
             return;
         }
         if is_offline {
@@ -282,7 +341,35 @@ impl Chat {
         }
         let line = in_local_time(line);
         let pinned = lock(&self.state).with_fixed_target(&line);
-        self.resumption.outgoing.add(line, pinned, waiting);
+        let detailed = self.detailed_who(&line);
+        let is_detailed = detailed.is_some();
+        let number = self.resumption.outgoing.add(detailed.unwrap_or(line), pinned, waiting);
+        self.detailed.extend(is_detailed.then_some(number));
+    }
+
+    /// Returns `/who -l` for a `/who`, because its answer has the marks of the members.
+    fn detailed_who(&self, line: &str) -> Option<String> {
+        let Ok(Parsed::Command(Command::Who { room, has_details: false })) = commands::parse(line)
+        else {
+            return None;
+        };
+        let is_small = lock(&self.state).member_count(room) <= DETAILED_MAX;
+        let detailed = || Command::Who { room, has_details: true }.to_string();
+        (self.has_who_details && is_small).then(detailed)
+    }
+
+    /// Asks for a text if `/away` has none: in IRC that ends being away.
+    fn lacks_away_text(&self, line: &str) -> bool {
+        if commands::parse(line) != Ok(Parsed::Command(Command::Away { text: None })) {
+            return false;
+        }
+        let is_away = lock(&self.state).is_away();
+        self.warn(if is_away {
+            "you are away; /back ends it, /away TEXT changes the text"
+        } else {
+            "say why: /away TEXT, and /back when you return"
+        });
+        true
     }
 
     /// Queues a text for the current room, regardless of the target of plain lines.
@@ -539,7 +626,41 @@ mod tests {
         let switched = "-- you are in #ops; your messages now go there";
         assert_eq!(printed.take(), [switched]);
         receive(&mut chat, &["@2 [USERS #ops 1] al"]);
-        assert_eq!(printed.take().len(), 1, "/who lists the members");
+        assert_eq!(printed.take(), ["-- #ops has 1 member", "   al"], "/who lists the members");
+    }
+
+    #[test]
+    fn typed_who_asks_for_details_if_the_server_has_them() {
+        let (mut chat, printed) = chat();
+        queue(&mut chat, &["/who"], false);
+        chat.has_who_details = true;
+        queue(&mut chat, &["/who #ops", "/who -l"], false);
+        assert_eq!(sent(&mut chat), ["1 /who", "2 /who -l #ops", "3 /who -l"]);
+        let person = "[PERSON al] op=yes away=no idle=1s since=2026-11-23T06:00:00.000Z";
+        let rows = |cid: u8| [format!("@{cid} [WHO #ops 1]"), format!("@{cid} {person}")];
+        for line in rows(2).iter().chain(&rows(3)) {
+            chat.receive(&with_cid(line));
+        }
+        let printed = printed.take();
+        assert_eq!(
+            printed[..3],
+            ["-- #ops has 1 member (@ operator)", "   @al", "-- #ops has 1 member"]
+        );
+        assert!(printed[3].starts_with("-- al, operator, idle for 1 s"), "{printed:?}");
+    }
+
+    #[test]
+    fn member_list_of_an_entered_room_takes_at_most_two_rows() {
+        let (mut chat, printed) = chat();
+        let names = |from: u8, to: u8| (from..to).map(|n| format!("name{n}")).collect::<Vec<_>>();
+        for (from, to) in [(0, 60), (60, 100)] {
+            chat.receive(&format!("[USERS #lobby 100] {}", names(from, to).join(",")));
+        }
+        let printed = printed.take();
+        assert_eq!(printed.len(), 1, "{printed:?}");
+        assert!(printed[0].starts_with("-- #lobby has 100 members: name0, name1, "));
+        assert!(printed[0].ends_with(", … (/who lists all)") && printed[0].len() < 160);
+        assert_eq!(lock(&chat.state).people().len(), 100);
     }
 
     #[test]

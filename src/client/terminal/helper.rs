@@ -17,7 +17,7 @@ use super::draft::{Layout, Look};
 use super::printer::size;
 use super::prompt_text::prompt_in;
 use super::shared::Shared;
-use crate::client::model::local;
+use crate::client::model::local::{self, OwnSetting};
 use crate::client::model::mentions::can_start;
 use crate::client::model::state::{LinkState, State};
 use crate::client::model::submission::secret_from;
@@ -201,6 +201,9 @@ fn usage_behind(line: &str, state: &State) -> Option<String> {
     if is_begun && (written > 0 || args.is_empty()) {
         return None;
     }
+    if let Some(setting) = OwnSetting::before_value(line) {
+        return Some(setting.values().join("|"));
+    }
     let mut rest: Vec<&str> = args.iter().skip(written).map(|arg| arg.usage).collect();
     // Show the recipient of a `/reply`.
     let to = state.with_fixed_target(&format!("{} x", line.trim_end_matches(is_blank)));
@@ -310,6 +313,12 @@ fn complete(state: &State, typed: &str) -> (usize, Vec<String>) {
         names().map(|name| format!("/{name} ")).collect()
     } else {
         match kind_at(before) {
+            _ if let Some(setting) = OwnSetting::before_value(before) => {
+                // Values in capitals stand for other words.
+                let is_word = |value: &&&str| value.starts_with(|c: char| c.is_ascii_lowercase());
+                let words = setting.values().iter().filter(is_word);
+                words.map(|word| (*word).to_owned()).collect()
+            }
             // Only a room is possible here, so the `#` may be omitted.
             Some(ArgKind::Room) if !word.is_empty() && !word.starts_with('#') => {
                 state.rooms().into_iter().map(|room| format!("{room} ")).collect()
@@ -407,7 +416,11 @@ fn candidates_for(kind: ArgKind, state: &State) -> Vec<String> {
         ArgKind::Room => rooms().collect(),
         ArgKind::PersonOrRoom => people().chain(rooms()).collect(),
         ArgKind::Command => names().map(str::to_owned).collect(),
-        ArgKind::Setting => Setting::TABLE.iter().map(|row| format!("{} ", row.1)).collect(),
+        ArgKind::Setting => {
+            let others = Setting::TABLE.iter().map(|row| row.1).filter(|word| *word != "joins");
+            let words = others.chain(OwnSetting::TABLE.iter().map(|row| row.1));
+            words.map(|word| format!("{word} ")).collect()
+        }
         ArgKind::Switch => vec!["on".to_owned(), "off".to_owned()],
         ArgKind::Free | ArgKind::Secret => Vec::new(),
     }

@@ -31,6 +31,7 @@ use crate::client::session::reconnect::{GivenUp, ReconnectConfig, Reconnected};
 use crate::client::session::resume::{self, Resumption};
 use crate::client::session::{ActiveSession, QUIT};
 use crate::client::text::sanitize::print_error;
+use crate::protocol::Feature;
 use crate::stdio;
 
 /// The hint for first-time users.
@@ -46,6 +47,8 @@ pub(in crate::client) struct Setup {
     pub(in crate::client) history: History,
     pub(in crate::client) joins: Joins,
     pub(in crate::client) words: Highlights,
+    /// Where settings last, for the user.
+    pub(in crate::client) settings_file: Option<String>,
 }
 
 /// Runs until the user leaves or the connection is lost for good.
@@ -82,7 +85,7 @@ async fn chat(
 ) -> rustyline::Result<(Exit, Option<String>)> {
     let ActiveSession { connection, session, cids, reconnect, ping_after, log, debug_panic } =
         active;
-    let Setup { screen, attention, history, joins, words } = setup;
+    let Setup { screen, attention, history, joins, words, settings_file } = setup;
     let (printer, orders) = Printer::new();
     let mut state = State::new(&session.me);
     state.words = words;
@@ -113,6 +116,8 @@ async fn chat(
     let continued = signals::continued()?;
     let (resumption, state) = (Resumption::new(cids), shared.state.clone());
     let mut chat = Chat::new(resumption, state, printer, screen, attention, joins, log);
+    chat.settings_file = settings_file;
+    chat.has_who_details = connection.features.contains(&Feature::WhoDetails);
     session.lines.iter().for_each(|line| chat.show(line));
     if is_first_use {
         chat.notice(FIRST_STEPS);
@@ -258,6 +263,8 @@ impl ChatLoop {
             Some(Typed::Line { text, waiting }) => self.chat.queue_line(text, waiting, false),
             Some(Typed::Local(Local::Say(text))) => self.chat.say_in_room(&text, false),
             Some(Typed::Local(Local::Quiet(room))) => self.chat.toggle_quiet(room),
+            Some(Typed::Local(Local::Set(change))) => self.chat.set(change),
+            Some(Typed::Local(Local::Clear)) => self.chat.printer.clear(),
             Some(Typed::Local(Local::Reconnect)) if self.reconnect.retry_for.is_zero() => {
                 self.chat.warn("/reconnect does not work with --retry-for 0");
             }
@@ -310,6 +317,8 @@ impl ChatLoop {
                     }
                     Some(Typed::Local(Local::Say(text))) => self.chat.say_in_room(&text, true),
                     Some(Typed::Local(Local::Quiet(room))) => self.chat.toggle_quiet(room),
+                    Some(Typed::Local(Local::Set(change))) => self.chat.set(change),
+                    Some(Typed::Local(Local::Clear)) => self.chat.printer.clear(),
                     Some(Typed::Local(Local::Reconnect)) => self.reconnect.retry_now.notify_one(),
                     Some(Typed::Refused(why)) => self.chat.warn(&why),
                     Some(Typed::Failed(why)) => return Err(End::unreadable(&why)),
@@ -326,6 +335,7 @@ impl ChatLoop {
     /// Continues after the connection was restored.
     fn continue_after_reconnect(&mut self, connection: Connection, back: Reconnected) {
         self.connection = connection;
+        self.chat.has_who_details = self.connection.features.contains(&Feature::WhoDetails);
         self.heartbeat.received(Instant::now());
         self.reconnect.record_connected(&mut self.chat.resumption, back.backoff);
         self.chat.continue_after_reconnect(back);

@@ -27,6 +27,9 @@ const NOTIFY_INTERVAL: Duration = Duration::from_secs(2);
 const NOTICE_MAX: usize = 120;
 const TITLE_MAX: usize = 80;
 
+/// Pops the title that was pushed.
+const RESTORE_TITLE: &str = "\x1b[23;2t";
+
 /// How the user is notified.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(in crate::client) enum NotifyMethod {
@@ -75,7 +78,7 @@ impl fmt::Display for NotifyMethod {
 /// Notifies the user through the terminal on standard output, or by a program.
 pub(in crate::client) struct Notifier {
     method: NotifyMethod,
-    words: Highlights,
+    pub(super) words: Highlights,
     last: Option<Instant>,
     has_failed: bool,
     has_title: bool,
@@ -90,27 +93,49 @@ impl Notifier {
         words: Highlights,
         wants_title: bool,
     ) -> Self {
-        let term = std::env::var("TERM").unwrap_or_default();
-        let has_title = wants_title && !matches!(term.as_str(), "linux" | "dumb" | "");
-        if has_title {
-            write("\x1b[22;2t"); // push the current title
-        }
-        let method = match method {
+        let mut notifier = Self {
+            method: NotifyMethod::Off,
+            words,
+            last: None,
+            has_failed: false,
+            has_title: false,
+            title: String::new(),
+            unread: 0,
+        };
+        notifier.set_method(method);
+        notifier.set_title(wants_title);
+        notifier
+    }
+
+    pub(super) fn method(&self) -> &NotifyMethod {
+        &self.method
+    }
+
+    pub(super) fn set_method(&mut self, method: NotifyMethod) {
+        self.has_failed = false;
+        self.method = match method {
             // tmux does not pass these sequences on, but reports a bell.
             NotifyMethod::Osc9 | NotifyMethod::Osc777 if std::env::var_os("TMUX").is_some() => {
                 NotifyMethod::Bell
             }
             method => method,
         };
-        Self {
-            method,
-            words,
-            last: None,
-            has_failed: false,
-            has_title,
-            title: String::new(),
-            unread: 0,
+    }
+
+    pub(super) fn has_title(&self) -> bool {
+        self.has_title
+    }
+
+    /// Starts or stops to show the title. The terminal's own title is saved and restored.
+    pub(super) fn set_title(&mut self, wants_title: bool) {
+        let term = std::env::var("TERM").unwrap_or_default();
+        let has_title = wants_title && !matches!(term.as_str(), "linux" | "dumb" | "");
+        match (self.has_title, has_title) {
+            (false, true) => write("\x1b[22;2t"), // push the current title
+            (true, false) => write(RESTORE_TITLE),
+            _ => {}
         }
+        (self.has_title, self.title) = (has_title, String::new());
     }
 
     /// Handles a received line, and notifies the user if it concerns them. Returns the error of
@@ -162,7 +187,7 @@ impl Notifier {
 impl Drop for Notifier {
     fn drop(&mut self) {
         if self.has_title {
-            write("\x1b[23;2t"); // restore the title
+            write(RESTORE_TITLE);
         }
     }
 }

@@ -48,6 +48,7 @@ enum PrintRequest {
     Line(Styled),
     Repaint,
     Redraw,
+    Clear,
 }
 
 impl PrintRequest {
@@ -55,7 +56,7 @@ impl PrintRequest {
     fn size(&self) -> usize {
         match self {
             Self::Line(line) => cost(line.as_str()),
-            Self::Repaint | Self::Redraw => cost(""),
+            Self::Repaint | Self::Redraw | Self::Clear => cost(""),
         }
     }
 }
@@ -114,6 +115,11 @@ impl Printer {
         self.request(PrintRequest::Redraw);
     }
 
+    /// Empties the screen.
+    pub(super) fn clear(&self) {
+        self.request(PrintRequest::Clear);
+    }
+
     fn request(&self, request: PrintRequest) {
         self.size.bytes.fetch_add(request.size(), Ordering::Relaxed);
         // Fails only if the thread has panicked, and then there is no screen to print to.
@@ -131,7 +137,7 @@ impl PrintQueue {
         self.size.has_shrunk.notify_one();
         let line = |request| match request {
             PrintRequest::Line(line) => Some(line.as_str().to_owned()),
-            PrintRequest::Repaint | PrintRequest::Redraw => None,
+            PrintRequest::Repaint | PrintRequest::Redraw | PrintRequest::Clear => None,
         };
         requests.into_iter().filter_map(line).collect()
     }
@@ -188,6 +194,10 @@ impl<P: ExternalPrinter, T: Write> PrinterThread<P, T> {
                     }
                     PrintRequest::Repaint => {}
                     PrintRequest::Redraw => is_redrawn = true,
+                    PrintRequest::Clear => {
+                        (self.scrollback, self.scrollback_size) = (VecDeque::new(), 0);
+                        is_redrawn = true;
+                    }
                 }
                 next = if batch.len() < BATCH_MAX { requests.try_recv().ok() } else { None };
             }

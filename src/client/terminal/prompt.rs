@@ -28,6 +28,7 @@ use rustyline::{
 };
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::answer_key::AnswerKey;
 use super::helper::{ChatEditor, ChatHelper};
 use super::history::History;
 use super::printer::PromptGate;
@@ -83,6 +84,11 @@ pub(super) fn editor(shared: &Shared) -> rustyline::Result<ChatEditor> {
     let mut editor = Editor::with_config(config)?;
     editor.set_helper(Some(ChatHelper::new(shared.clone())));
     editor.bind_sequence(KeyEvent(KeyCode::Enter, Modifiers::ALT), Cmd::Newline);
+    for key in ['y', 'j', 'n', 'Y', 'J', 'N'] {
+        let handler = AnswerKey::new(shared.clone(), key.to_ascii_lowercase());
+        let handler = EventHandler::Conditional(Box::new(handler));
+        editor.bind_sequence(KeyEvent(KeyCode::Char(key), Modifiers::NONE), handler);
+    }
     Ok(editor)
 }
 
@@ -330,15 +336,16 @@ impl PromptLoop {
         let _ = answer.recv_timeout(ANSWER_TIMEOUT);
     }
 
-    /// Asks through the same editor; a second one would compete for the terminal.
+    /// Asks through the same editor; a second one would compete for the terminal. One key
+    /// answers; Enter and Ctrl-C mean no.
     fn ask(&mut self, count: usize, target: &str) -> Answer {
         self.shared.is_asking.store(true, Ordering::Relaxed);
-        let question = format!("Send {count} lines to {target}? [y]es, [j]oined into one, [N]o: ");
-        let answer = self.read(&question, "").unwrap_or_default();
+        let question = format!("Send {count} lines to {target}? [y]es, [j]oined into one, [n]o: ");
+        let _ = self.read(&question, "");
         self.shared.is_asking.store(false, Ordering::Relaxed);
-        match answer.trim().to_lowercase().as_str() {
-            "y" | "yes" => Answer::Yes,
-            "j" | "join" | "joined" => Answer::Joined,
+        match self.shared.take_answer() {
+            Some('y') => Answer::Yes,
+            Some('j') => Answer::Joined,
             _ => Answer::No,
         }
     }

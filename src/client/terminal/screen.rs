@@ -16,6 +16,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use owo_colors::Style;
 
+use super::members::{INDENT, MemberList, count_in_two_rows};
 use crate::client::model::mentions::Highlights;
 use crate::client::text::sanitize::Clean;
 use crate::client::text::sentences::{Clock, members};
@@ -68,6 +69,9 @@ impl Styled {
     }
 }
 
+/// The end of a list of members that is not complete.
+const REST: &str = "… (/who lists all)";
+
 /// When a line shows its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(in crate::client) enum Times {
@@ -81,11 +85,11 @@ pub(in crate::client) enum Times {
 /// Renders lines as [`Styled`] ones.
 pub(in crate::client) struct Screen {
     theme: Theme,
-    words: Highlights,
-    times: Times,
+    pub(super) words: Highlights,
+    pub(super) times: Times,
     zone: TimeZone,
     /// Whether a name is omitted if the line above has the same.
-    groups: bool,
+    pub(super) groups: bool,
     /// Sender and place of the message in the line above.
     speaker: RefCell<Option<String>>,
     /// The time of the line above.
@@ -116,8 +120,8 @@ impl Screen {
     }
 
     /// Renders a line of the server for the user with the name `me`. `now` is the time of lines
-    /// without a time tag.
-    pub(super) fn line(&self, wire: &str, me: &str, now: Timestamp) -> Styled {
+    /// without a time tag, `columns` the width of the screen.
+    pub(super) fn line(&self, wire: &str, me: &str, now: Timestamp, columns: usize) -> Styled {
         let (tags, plain) = Tags::split(wire);
         let event = Event::parse(plain);
         if !matches!(event, Some(Event::Message(_) | Event::Row { .. })) {
@@ -153,7 +157,15 @@ impl Screen {
             }
             Some(Event::Reply(reply)) => {
                 self.time(&mut line, time, now);
-                self.reply(&mut line, &reply, plain, (me, now))
+                match reply {
+                    Reply::Users { room, count, names } => {
+                        // A list of a large room at the login has only the count.
+                        let names: Vec<&str> = names.unwrap_or_default().iter().collect();
+                        let heading = members(room, count);
+                        self.members(&mut line, &heading, (&names, count), me, columns)
+                    }
+                    _ => self.reply(&mut line, &reply, plain, now),
+                }
             }
             Some(_) => {
                 self.time(&mut line, time, now);
@@ -293,29 +305,80 @@ impl Screen {
         line.put(self.theme.faint(), "-- ").hang_here()
     }
 
-    /// Puts a reply as a sentence, or as it is without one; the names of a member list are in
-    /// their colours.
+    /// Puts a reply as a sentence, or as it is without one.
     fn reply<'a>(
         &self,
         line: &'a mut Styled,
         reply: &Reply<'_>,
         plain: &str,
-        (me, now): (&str, Timestamp),
+        now: Timestamp,
     ) -> &'a mut Styled {
-        let Reply::Users { room, count, names: Some(names) } = *reply else {
-            return match self.clock(now).sentence(reply) {
-                Some(sentence) => self.mark(line).put(self.theme.reply(), &sentence),
-                None => line.put(self.theme.reply(), plain),
-            };
-        };
-        self.mark(line).put(self.theme.reply(), &members(room, count)).plain(": ");
-        for (at, name) in names.iter().enumerate() {
+        match self.clock(now).sentence(reply) {
+            Some(sentence) => self.mark(line).put(self.theme.reply(), &sentence),
+            None => line.put(self.theme.reply(), plain),
+        }
+    }
+
+    /// Puts the members of a room that was just entered, at most two rows of them.
+    fn members<'a>(
+        &self,
+        line: &'a mut Styled,
+        heading: &str,
+        (names, count): (&[&str], usize),
+        me: &str,
+        columns: usize,
+    ) -> &'a mut Styled {
+        self.mark(line).put(self.theme.reply(), heading).plain(": ");
+        // The second row begins at the hanging indent.
+        let used = (line.width + line.hang, most(REST));
+        let shown = count_in_two_rows(names.iter().copied(), used, columns);
+        for (at, name) in names[..shown].iter().enumerate() {
             if at > 0 {
                 line.plain(", ");
             }
             self.name(line, name, me);
         }
-        line
+        match shown {
+            _ if shown == count => line,
+            0 => line.put(self.theme.faint(), REST),
+            _ => line.plain(", ").put(self.theme.faint(), REST),
+        }
+    }
+
+    /// Renders the answer to `/who` in columns, for a screen of this size.
+    pub(super) fn member_list(
+        &self,
+        list: &MemberList,
+        me: &str,
+        now: Timestamp,
+        size: (usize, usize),
+    ) -> Vec<Styled> {
+        self.speaker.take();
+        let (grid, left_out) = list.arrange(size);
+        let mut heading = Styled::new();
+        self.time(&mut heading, now, now);
+        self.mark(&mut heading).put(self.theme.reply(), &members(&list.room, list.count));
+        heading.put(self.theme.faint(), &list.legend());
+        let mut rows = vec![heading];
+        for members in grid.rows {
+            let mut row = Styled::new();
+            row.plain(&" ".repeat(INDENT)).hang_here();
+            for (at, member) in members.iter().enumerate() {
+                let column = INDENT + at * grid.cell;
+                row.plain(&" ".repeat(column.saturating_sub(row.width)));
+                row.plain(&member.marks(grid.marks));
+                self.name(&mut row, &member.name, me);
+            }
+            rows.push(row);
+        }
+        if left_out > 0 {
+            let mut end = Styled::new();
+            end.plain(&" ".repeat(INDENT)).hang_here();
+            let text = format!("and {left_out} others; /who -l describes all");
+            end.put(self.theme.faint(), &text);
+            rows.push(end);
+        }
+        rows
     }
 
     fn name(&self, line: &mut Styled, name: &str, me: &str) {
@@ -333,7 +396,7 @@ mod tests {
 
     fn shown(choice: ColorChoice, wire: &str) -> String {
         let screen = Screen::in_zone(Theme::new(choice, 0), Times::Always, TimeZone::UTC);
-        screen.line(wire, "alice", NOW.parse().unwrap()).text
+        screen.line(wire, "alice", NOW.parse().unwrap(), 80).text
     }
 
     #[test]
@@ -346,6 +409,7 @@ mod tests {
             ("[PRIVATE MESSAGE to bob] alice: psst", "06:20 [PRIVATE MESSAGE to bob] alice: psst"),
             ("* bob joined", "06:20 * bob joined"),
             ("[USERS #lobby 2] alice,bob", "06:20 -- #lobby has 2 members: alice, bob"),
+            ("[USERS #lobby 1034]", "06:20 -- #lobby has 1034 members: … (/who lists all)"),
             ("[BANS * 0]", "06:20 -- no bans on this server"),
             ("[ERROR no-target] nowhere", "06:20 -- nowhere (no-target)"),
             (
@@ -371,7 +435,7 @@ mod tests {
             (Times::Never, ["bob: 1", "bob: 2", "bob: 3"]),
         ] {
             let screen = Screen::in_zone(Theme::new(ColorChoice::Never, 0), times, TimeZone::UTC);
-            let row = |wire| screen.line(wire, "alice", NOW.parse().unwrap()).text;
+            let row = |wire| screen.line(wire, "alice", NOW.parse().unwrap(), 80).text;
             assert_eq!(row("@time=2026-11-23T06:16:00.123Z bob: 1"), rows[0]);
             assert_eq!(row("@time=2026-11-23T06:16:59.999Z bob: 2"), rows[1]);
             assert_eq!(row("@time=2026-11-23T06:17:00.000Z bob: 3"), rows[2]);
@@ -384,7 +448,7 @@ mod tests {
         let times = Times::Always;
         for groups in [false, true] {
             let screen = Screen { groups, ..Screen::in_zone(theme, times, TimeZone::UTC) };
-            let row = |wire| screen.line(wire, "alice", NOW.parse().unwrap()).text;
+            let row = |wire| screen.line(wire, "alice", NOW.parse().unwrap(), 80).text;
             for (wire, alone, grouped) in [
                 ("bob: 1", "06:20 bob: 1", "06:20 bob: 1"),
                 ("bob: 2", "06:20 bob: 2", "06:20      2"),
@@ -404,7 +468,7 @@ mod tests {
         for (wire, hang) in [("bob: hi", 11), ("#ops ** bob waves", 18), ("* bob joined", 6)] {
             let screen =
                 Screen::in_zone(Theme::new(ColorChoice::Always, 0), Times::Always, TimeZone::UTC);
-            assert_eq!(screen.line(wire, "alice", NOW.parse().unwrap()).hang(), hang, "{wire}");
+            assert_eq!(screen.line(wire, "alice", NOW.parse().unwrap(), 80).hang(), hang, "{wire}");
         }
     }
 

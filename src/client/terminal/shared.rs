@@ -18,6 +18,8 @@ pub(super) struct Shared {
     pub(super) is_asking: Arc<AtomicBool>,
     /// A command to send instead of the draft, which stays.
     switch: Arc<Mutex<Option<String>>>,
+    /// The key that answered the question.
+    answer: Arc<Mutex<Option<char>>>,
 }
 
 impl Shared {
@@ -29,6 +31,7 @@ impl Shared {
             theme,
             is_asking: Arc::default(),
             switch: Arc::default(),
+            answer: Arc::default(),
         }
     }
 
@@ -40,6 +43,15 @@ impl Shared {
     /// Removes and returns that command.
     pub(super) fn take_switch(&self) -> Option<String> {
         lock(&self.switch).take()
+    }
+
+    pub(super) fn set_answer(&self, key: char) {
+        *lock(&self.answer) = Some(key);
+    }
+
+    /// Removes and returns the key that answered the question.
+    pub(super) fn take_answer(&self) -> Option<char> {
+        lock(&self.answer).take()
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
