@@ -40,6 +40,7 @@ pub mod audit;
 pub mod auth;
 pub mod clock;
 pub mod hub;
+mod id_map;
 pub mod limits;
 mod listening;
 pub mod net;

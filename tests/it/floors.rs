@@ -41,7 +41,7 @@ const FLOORS: &[(&str, Floors)] = &[
             (Apart, &["hub"]),
             (Together, &["limits", "net", "turn"]),
             (Apart, &["store"]),
-            (Apart, &["audit", "auth", "clock", "record"]),
+            (Apart, &["audit", "auth", "clock", "id_map", "record"]),
         ],
     ),
     (

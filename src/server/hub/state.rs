@@ -9,7 +9,6 @@ pub(super) mod connections;
 pub(super) mod deferred_lines;
 mod dirty;
 mod dropped_sessions;
-mod id_map;
 pub(super) mod index;
 pub(super) mod mail;
 pub(super) mod memberships;

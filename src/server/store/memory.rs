@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
+use std::hash::{BuildHasher, Hash};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::{self, Receiver, SendError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,7 @@ use super::{
     AppendError, Batch, Duplicate, Log, Read, ReadRequest, ReadResult, Reply, Slice, Thread,
 };
 use crate::protocol::Key;
+use crate::server::id_map::IdMap;
 use crate::server::record::{Recipient, Record, UserId};
 
 /// A log in memory, bounded in messages and bytes; beyond either limit the oldest messages are
@@ -28,8 +30,7 @@ pub struct MemoryLog {
 #[derive(Debug)]
 struct Content {
     records: VecDeque<Arc<Record>>,
-    /// The ids of each conversation, so that reading one does not scan all messages.
-    threads: HashMap<ThreadIndex, VecDeque<u64>>,
+    threads: Threads,
     size: usize,
     /// The id of the last evicted message.
     evicted: u64,
@@ -37,18 +38,62 @@ struct Content {
     size_max: usize,
 }
 
-/// The key of the index; a read filters further.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum ThreadIndex {
-    Room(Key),
-    PrivateOf(UserId),
+/// The ids of each conversation, so that reading one does not scan all messages; a read filters
+/// further.
+#[derive(Debug, Default)]
+struct Threads {
+    rooms: HashMap<Key, VecDeque<u64>>,
+    /// The private messages of each user.
+    private: IdMap<UserId, VecDeque<u64>>,
+}
+
+impl Threads {
+    fn push(&mut self, record: &Record) {
+        match &record.to {
+            Recipient::Room(room) => match self.rooms.get_mut(room.key()) {
+                Some(ids) => ids.push_back(record.id),
+                None => drop(self.rooms.insert(room.key().clone(), VecDeque::from([record.id]))),
+            },
+            Recipient::Person(to, _) => {
+                for user in parties(record.author, *to) {
+                    self.private.entry(user).or_default().push_back(record.id);
+                }
+            }
+        }
+    }
+
+    /// Removes the oldest message.
+    fn pop(&mut self, record: &Record) {
+        match &record.to {
+            Recipient::Room(room) => pop_first(&mut self.rooms, room.key()),
+            Recipient::Person(to, _) => {
+                for user in parties(record.author, *to) {
+                    pop_first(&mut self.private, &user);
+                }
+            }
+        }
+    }
+}
+
+/// Returns the author and the recipient of a private message, once if they are the same.
+fn parties(author: UserId, to: UserId) -> impl Iterator<Item = UserId> {
+    std::iter::once(author).chain((to != author).then_some(to))
+}
+
+fn pop_first<K: Eq + Hash, S: BuildHasher>(of: &mut HashMap<K, VecDeque<u64>, S>, key: &K) {
+    if let Some(ids) = of.get_mut(key) {
+        ids.pop_front();
+        if ids.is_empty() {
+            of.remove(key);
+        }
+    }
 }
 
 impl MemoryLog {
     /// Creates an empty log with limits in messages and bytes.
     #[must_use]
     pub fn new(messages_max: usize, size_max: usize) -> Self {
-        let (records, threads) = (VecDeque::new(), HashMap::new());
+        let (records, threads) = (VecDeque::new(), Threads::default());
         let content = Content { records, threads, size: 0, evicted: 0, messages_max, size_max };
         let content = Arc::new(Mutex::new(content));
         let (searches, slices) = mpsc::channel();
@@ -110,30 +155,11 @@ fn end_slice(read: Read, is_complete: bool, last: u64) -> Slice {
 }
 
 impl Content {
-    fn indexes(record: &Record) -> impl Iterator<Item = ThreadIndex> {
-        let (first, second) = match &record.to {
-            Recipient::Room(room) => (ThreadIndex::Room(room.key().clone()), None),
-            Recipient::Person(to, _) => {
-                let is_to_self = *to == record.author;
-                let other = (!is_to_self).then_some(ThreadIndex::PrivateOf(*to));
-                (ThreadIndex::PrivateOf(record.author), other)
-            }
-        };
-        std::iter::once(first).chain(second)
-    }
-
     fn evict_oldest(&mut self) {
         let Some(record) = self.records.pop_front() else { return };
         self.size -= record.size();
         self.evicted = record.id;
-        for index in Self::indexes(&record) {
-            if let Some(ids) = self.threads.get_mut(&index) {
-                ids.pop_front();
-                if ids.is_empty() {
-                    self.threads.remove(&index);
-                }
-            }
-        }
+        self.threads.pop(&record);
     }
 
     fn record(&self, id: u64) -> Option<&Arc<Record>> {
@@ -166,9 +192,7 @@ impl Content {
     fn push(&mut self, batch: impl IntoIterator<Item = Arc<Record>>) {
         for record in batch {
             self.size += record.size();
-            for index in Self::indexes(&record) {
-                self.threads.entry(index).or_default().push_back(record.id);
-            }
+            self.threads.push(&record);
             self.records.push_back(record);
             while self.records.len() > self.messages_max || self.size > self.size_max {
                 self.evict_oldest();
@@ -189,9 +213,9 @@ impl Content {
 
     /// Returns whether there is nothing left to scan.
     fn scan_slice(&self, read: &mut Read) -> bool {
-        let index = match &read.request().thread {
-            Thread::Room(key) => ThreadIndex::Room(key.clone()),
-            Thread::Private { reader, .. } => ThreadIndex::PrivateOf(*reader),
+        let ids = match &read.request().thread {
+            Thread::Room(key) => self.threads.rooms.get(key),
+            Thread::Private { reader, .. } => self.threads.private.get(reader),
             Thread::Ids { ids, .. } => {
                 let (after, _) = read.range();
                 let left = ids.iter().filter(|id| **id > after);
@@ -212,7 +236,7 @@ impl Content {
                 return scan(read, &records) && records.len() < SLICE_ROWS;
             }
         };
-        let Some(ids) = self.threads.get(&index) else { return true };
+        let Some(ids) = ids else { return true };
         let (after, before) = read.range();
         let start = ids.partition_point(|id| *id <= after);
         let end = ids.partition_point(|id| *id < before);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::confusables::ConfusableIndex;
 use super::dirty::Dirty;
-use super::id_map::IdMap;
 use crate::protocol::{Key, Name};
+use crate::server::id_map::IdMap;
 use crate::server::record::UserId;
 
 /// An account.

@@ -3,8 +3,8 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 
-use super::id_map::IdMap;
 use crate::protocol::Name;
+use crate::server::id_map::IdMap;
 
 /// Owners of names by a hash of each skeleton, which takes a third of the memory of the skeletons
 /// themselves. The hash key is secret, so clients cannot construct collisions.

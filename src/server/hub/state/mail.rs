@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
 use super::dirty::Dirty;
-use super::id_map::IdMap;
+use crate::server::id_map::IdMap;
 use crate::server::record::{SentMail, UserId};
 
 /// Number of delivered messages after which the row of an account that is online is stored

@@ -2,8 +2,8 @@
 //! id, for users who are online and for accounts that are not.
 
 use super::dirty::Dirty;
-use super::id_map::IdMap;
 use crate::protocol::{Key, Name};
+use crate::server::id_map::IdMap;
 use crate::server::record::UserId;
 
 /// An ignored user. The entry stays after the user's logout, so that earlier messages

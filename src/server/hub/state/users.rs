@@ -9,10 +9,10 @@ use slab::Slab;
 
 use super::confusables::ConfusableIndex;
 use super::dirty::Dirty;
-use super::id_map::IdMap;
 use super::index::{ConnectionIx, UserIx};
 use crate::protocol::{Key, Name, Stamp};
 use crate::server::clock::Now;
+use crate::server::id_map::IdMap;
 use crate::server::record::UserId;
 
 /// A user.
