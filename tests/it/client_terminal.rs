@@ -483,7 +483,7 @@ fn private_reply_reaches_recipient_in_distinct_colour() {
     alice.shows("it", |rows| count(rows, "[PRIVATE MESSAGE] bob: psst") == 1);
     let styled = alice.styled();
     let row = styled.lines().find(|row| row.contains("PRIVATE MESSAGE")).expect("it");
-    assert!(row.contains("\x1b[35m"), "{row:?}");
+    assert!(row.contains("\x1b[38;5;163m"), "{row:?}");
     alice.types("/r yes\r");
     bob.hears(|line| line == "[PRIVATE MESSAGE] alice: yes");
     bob.say("all can hear");
