@@ -131,7 +131,7 @@ async fn say_task(args: &SayArgs) -> Result<say::Task, (Exit, String)> {
         Some(name) => Some((name.clone(), say_password(args, &name).await?)),
         None => None,
     };
-    let tls = args.tls.open().map_err(|problem| (Exit::Usage, problem))?;
+    let tls = args.tls.open(false).map_err(|problem| (Exit::Usage, problem))?;
     let endpoint = args.host.with_default_port(args.port);
     let (room, text) = (args.room.clone(), args.text.clone());
     let (retry_for, ping_after) = (args.retry_for, args.ping_after);

@@ -2,5 +2,6 @@
 //! terminal.
 
 pub(super) mod exit;
+pub(super) mod question;
 pub(super) mod signals;
 pub(super) mod tty;

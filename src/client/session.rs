@@ -1,6 +1,7 @@
 //! The session with the server: logging in, the lines without an answer, and what is needed to
 //! continue after a lost connection.
 
+pub(super) mod first_contact;
 pub(super) mod heartbeat;
 pub(super) mod login;
 pub(super) mod outgoing;

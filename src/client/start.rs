@@ -13,12 +13,14 @@ use tokio::time::{Instant, sleep};
 use super::arguments::JoinArgs;
 use super::log_files::LogFiles;
 use super::net::address::Endpoint;
-use super::net::connection::{Connection, Unreachable, connect};
+use super::net::connection::{Connection, Unreachable};
 use super::net::tls::Tls;
 use super::process::exit::Exit;
+use super::process::question::{Unanswered, ask};
 use super::process::signals::Signals;
 use super::process::tty::is_on_terminal;
 use super::script::json::{self, Status};
+use super::session::first_contact::connect_or_ask;
 use super::session::login::{self, Identity, Refused, Session};
 use super::session::outgoing::CidGenerator;
 use super::session::password::Password;
@@ -26,6 +28,7 @@ use super::session::reconnect::ReconnectConfig;
 use super::session::resume::humanize;
 use super::session::{ActiveSession, QUIT};
 use super::text::sanitize::print_error;
+use crate::protocol::Name;
 use crate::stdio;
 
 /// The ways to give a password without a prompt.
@@ -83,6 +86,8 @@ enum Problem {
     NoPassword(String),
     /// The user left the password prompt.
     Left(Exit),
+    /// The user gave no other name.
+    NoName,
     /// A signal arrived.
     Stopped(Exit),
 }
@@ -95,7 +100,10 @@ pub(super) async fn start_session(
     signals: &mut Signals,
 ) -> Result<ActiveSession, Failure> {
     let endpoint = args.address.with_default_port(args.port);
-    let tls = args.tls.open().map_err(|problem| Failure::new(Exit::Usage, problem))?;
+    let tls = args
+        .tls
+        .open(args.is_interactive())
+        .map_err(|problem| Failure::new(Exit::Usage, problem))?;
     let run_id = getrandom::u64()
         .map_err(|_| Failure::new(Exit::Unavailable, "the system provides no random numbers"))?;
     let mut log = LogFiles::of(&endpoint);
@@ -105,7 +113,8 @@ pub(super) async fn start_session(
     let retry_for = args.retry_for.unwrap_or(default);
     let mut pending = PendingLogin {
         args,
-        identity,
+        name: identity.name.clone(),
+        first: identity.first(),
         endpoint,
         tls,
         cids: CidGenerator::new(run_id),
@@ -127,6 +136,11 @@ pub(super) async fn start_session(
             && matches!(&problem, Problem::Refused(refused) if refused.is_login_timeout())
         {
             (pending.is_just_typed, pending.connection) = (false, None);
+            continue;
+        }
+        if let Some(why) = pending.name_problem(&problem) {
+            let asked = pending.ask_for_name(why).await;
+            asked.map_err(|problem| pending.fail(problem))?;
             continue;
         }
         let Some(pause) = waiting.pause(&problem, &pending) else {
@@ -167,7 +181,9 @@ pub(super) async fn start_session(
 /// A login in progress.
 struct PendingLogin<'a> {
     args: &'a JoinArgs,
-    identity: &'a Identity,
+    name: Name,
+    /// The first commands after the login.
+    first: Vec<String>,
     endpoint: Endpoint,
     /// `None`: no encryption.
     tls: Option<Tls>,
@@ -180,7 +196,7 @@ struct PendingLogin<'a> {
     has_read_password: bool,
     /// How many more times the user may be asked for the password.
     attempts_left: usize,
-    /// The password was just typed, so the server may have timed out meanwhile.
+    /// The password or the name was just typed, so the server may have timed out meanwhile.
     is_just_typed: bool,
 }
 
@@ -199,8 +215,8 @@ impl PendingLogin<'_> {
 
     async fn attempt(&mut self) -> Result<Session, Problem> {
         if self.connection.is_none() {
-            let mut connection =
-                connect(&self.endpoint, self.tls.as_ref()).await.map_err(Problem::Unreachable)?;
+            let connected = connect_or_ask(&self.endpoint, self.tls.as_ref()).await;
+            let mut connection = connected.map_err(Problem::Unreachable)?;
             login::greet(&mut connection).await.map_err(Problem::Refused)?;
             self.connection = Some(connection);
         }
@@ -221,11 +237,11 @@ impl PendingLogin<'_> {
         let Some(connection) = &mut self.connection else {
             return Err(Problem::Refused(Refused::Closed));
         };
-        let (name, first) = (self.identity.name.as_str(), self.identity.first());
+        let (name, first) = (self.name.as_str(), &self.first);
         loop {
             let password = self.password.as_ref();
             let (cids, wants_session) = (&self.cids, self.wants_session);
-            let logged_in = login::login(connection, name, password, &first, cids, wants_session);
+            let logged_in = login::login(connection, name, password, first, cids, wants_session);
             let problem = match logged_in.await {
                 Ok(session) => return Ok(session),
                 Err(problem) => problem,
@@ -241,6 +257,35 @@ impl PendingLogin<'_> {
         }
     }
 
+    /// Returns why the server refused the name, if another can be asked for: at a prompt.
+    fn name_problem<'p>(&self, problem: &'p Problem) -> Option<&'p str> {
+        match problem {
+            Problem::Refused(refused) if self.args.is_interactive() => refused.name_problem(),
+            _ => None,
+        }
+    }
+
+    /// Asks for another name. Its password is asked for when it needs one.
+    async fn ask_for_name(&mut self, why: &str) -> Result<(), Problem> {
+        print_error(why);
+        let other = login::alternative_name(self.name.as_str());
+        self.name = loop {
+            let typed = ask(&format!("another name [{other}]: "), false).await;
+            let typed = typed.map_err(|unanswered| match unanswered {
+                Unanswered::Stopped(exit) => Problem::Stopped(exit),
+                Unanswered::Ended | Unanswered::Failed(_) => Problem::NoName,
+            })?;
+            let name = if typed.trim().is_empty() { other.as_str() } else { typed.trim() };
+            match Name::parse(name) {
+                Ok(name) => break name,
+                Err(fault) => print_error(&format!("\"{name}\" is not a valid name: {fault}")),
+            }
+        };
+        (self.password, self.attempts_left) = (None, PASSWORD_ATTEMPTS);
+        self.is_just_typed = true;
+        Ok(())
+    }
+
     fn fail(&self, problem: Problem) -> Failure {
         match problem {
             Problem::Unreachable(problem) => Failure::new(Exit::Unavailable, problem.why),
@@ -254,6 +299,7 @@ impl PendingLogin<'_> {
                 Failure::new(problem.exit(), why)
             }
             Problem::NoPassword(problem) => Failure::new(Exit::Usage, problem),
+            Problem::NoName => Failure::new(Exit::NameRefused, "not logged in: no name given"),
             Problem::Left(exit) => Failure::new(exit, "not logged in: no password given"),
             Problem::Stopped(exit) => Failure { exit, why: None },
         }
@@ -300,7 +346,9 @@ impl NameWait {
         let continues = match problem {
             Problem::Refused(refused) => refused.is_transient(),
             Problem::Unreachable(unreachable) => !unreachable.is_final,
-            Problem::NoPassword(_) | Problem::Left(_) | Problem::Stopped(_) => false,
+            Problem::NoPassword(_) | Problem::Left(_) | Problem::NoName | Problem::Stopped(_) => {
+                false
+            }
         };
         if self.limit.is_zero() || !(begins || (self.since.is_some() && continues)) {
             return None;
@@ -330,7 +378,7 @@ impl NameWait {
             Problem::Refused(refused) if !refused.is_name_taken() => {
                 format!("{}; retrying{limit}", refused.sentence(&pending.endpoint))
             }
-            _ => format!("the name {} is in use; waiting for it{limit}", pending.identity.name),
+            _ => format!("the name {} is in use; waiting for it{limit}", pending.name),
         };
         if !pending.args.quiet {
             print_error(&text);

@@ -483,9 +483,34 @@ fn private_reply_reaches_recipient_in_distinct_colour() {
     alice.shows("it", |rows| count(rows, "[PRIVATE MESSAGE] bob: psst") == 1);
     let styled = alice.styled();
     let row = styled.lines().find(|row| row.contains("PRIVATE MESSAGE")).expect("it");
-    assert!(row.contains("\x1b[35m"), "{row:?}");
+    assert!(row.contains("\x1b[38;5;163m"), "{row:?}");
     alice.types("/r yes\r");
     bob.hears(|line| line == "[PRIVATE MESSAGE] alice: yes");
     bob.say("all can hear");
     assert_eq!(carol.hears(|line| !line.contains("joined")), "bob: all can hear");
+}
+
+#[test]
+fn another_name_is_asked_for_when_taken() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let _registered = Peer::register(server.port, "carol", "sesame");
+    let Some(terminal) = Terminal::join(server.port, "--name Bob") else { return };
+    terminal.shows("why", |rows| rows.iter().any(|row| row.contains("bob is in use")));
+    terminal.shows_last("another name [Bob_]:");
+    terminal.types("b b\r");
+    terminal.shows("why not", |rows| rows.iter().any(|row| row.contains("is not a valid name")));
+    terminal.types("dave\r");
+    terminal.shows_last("#lobby>");
+    bob.hears(|line| line == "* dave joined");
+    terminal.types("hi\r");
+    bob.hears(|line| line == "dave: hi");
+    let Some(terminal) = Terminal::join(server.port, "--name bob") else { return };
+    terminal.shows_last("another name [bob_]:");
+    terminal.presses("Enter");
+    bob.hears(|line| line == "* bob_ joined");
+    let Some(terminal) = Terminal::join(server.port, "--name bob") else { return };
+    terminal.shows_last("another name [bob_]:");
+    terminal.presses("C-d");
+    terminal.ends_with(77);
 }

@@ -332,7 +332,7 @@ fn reconnect_rejects_changed_certificate() {
 }
 
 #[test]
-fn terminal_reports_fingerprint_of_new_server() {
+fn terminal_asks_whether_to_trust_new_server() {
     let (home, server) = (Home::new(), Server::start_with(&["--tls"]));
     let fingerprint = server.fingerprint();
     let mut bob = Peer::join(server.port, "bob");
@@ -343,10 +343,36 @@ fn terminal_reports_fingerprint_of_new_server() {
     );
     let Some(terminal) = Terminal::open(&script) else { return };
     terminal.shows("the fingerprint", |rows| rows.concat().contains(&fingerprint[..60]));
+    terminal.shows_last("Connect? (yes, no or the fingerprint):");
+    terminal.types("y\r");
+    terminal.shows_last("Type yes, no or the fingerprint:");
+    terminal.types("no\r");
+    terminal.shows("the refusal", |rows| rows.concat().contains("the server is not trusted"));
+    assert!(!home.known_hosts().exists());
+    let Some(terminal) = Terminal::open(&script) else { return };
+    terminal.shows_last("Connect? (yes, no or the fingerprint):");
+    terminal.types("yes\r");
+    terminal.shows_last("#lobby>");
+    assert!(fs::read_to_string(home.known_hosts()).expect("kept").contains(&fingerprint));
     terminal.types("hi\r");
     bob.hears(|line| line == "alice: hi");
     bob.say("hi alice");
     terminal.shows("bob", |rows| rows.iter().any(|row| row.ends_with("bob: hi alice")));
+}
+
+#[test]
+fn script_refuses_or_accepts_new_server_as_told() {
+    let (home, server) = (Home::new(), Server::start_with(&["--tls"]));
+    let fingerprint = server.fingerprint();
+    let refused = home.join(server.port, &["--tls-known"]);
+    assert_refused(&refused, &["the server is not known (--tls-known)", &fingerprint]);
+    assert!(!home.known_hosts().exists());
+    assert_welcome(&home.join(server.port, &["--tls-accept-new"]));
+    let known = home.join(server.port, &["--tls-known"]);
+    assert_welcome(&known);
+    assert_eq!(text(&known.stderr), "");
+    let both = home.join(server.port, &["--tls-known", "--tls-accept-new"]);
+    assert_eq!(both.status.code(), Some(2));
 }
 
 /// Returns a non-loopback address of this machine, if there is one.

@@ -302,6 +302,17 @@ impl State {
         rooms.map(|(_, room)| room.members.len()).min().unwrap_or_default()
     }
 
+    /// Returns the other users who share a room of at most `max` other users with this one.
+    pub(in crate::client) fn neighbours(&self, name: &str, max: usize) -> BTreeSet<&Key> {
+        let (me, key) = (Key::fold(&self.me), Key::fold(name));
+        let rooms = self.joined.values().map(|room| &room.members);
+        let small = rooms.filter(|members| {
+            members.contains_key(&key)
+                && members.len() - usize::from(members.contains_key(&me)) <= max
+        });
+        small.flat_map(BTreeMap::keys).filter(|other| **other != me && **other != key).collect()
+    }
+
     /// Returns the known rooms, without `#`, joined ones first.
     pub(in crate::client) fn rooms(&self) -> Vec<String> {
         let joined = self.joined.values().map(|room| room.name.clone());

@@ -20,8 +20,8 @@ use super::address::Endpoint;
 use super::happy_eyeballs::connect_fastest;
 use super::tls::{Tls, TlsError};
 use crate::client::limits::{Budget, GOODBYE_MAX, LINE_MAX};
-use crate::protocol::Feature;
 use crate::protocol::codec::{Frame, LineCodec};
+use crate::protocol::{Feature, Fingerprint};
 
 /// How long the TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,6 +63,8 @@ pub(in crate::client) struct Unreachable {
     pub(in crate::client) why: String,
     /// Whether a retry would fail, too.
     pub(in crate::client) is_final: bool,
+    /// The certificate of a server that the user may trust.
+    pub(in crate::client) unknown: Option<Fingerprint>,
 }
 
 /// The result of [`Connection::progress`].
@@ -84,6 +86,7 @@ pub(in crate::client) async fn connect(
     let fail = |why: &str, is_final| Unreachable {
         why: format!("cannot connect to {endpoint}: {why}"),
         is_final,
+        unknown: None,
     };
     let stream = connect_fastest(endpoint).await.map_err(|why| fail(&why, false))?;
     prepare(&stream);
@@ -91,6 +94,9 @@ pub(in crate::client) async fn connect(
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.encrypt(stream, endpoint)).await {
         Ok(Ok(stream)) => Ok(Connection::new(stream)),
         Ok(Err(TlsError::Distrusted(why))) => Err(fail(&why, true)),
+        Ok(Err(TlsError::Unknown(presented))) => {
+            Err(Unreachable { unknown: Some(presented), ..fail("the server is not trusted", true) })
+        }
         Ok(Err(TlsError::Failed(why))) => Err(fail(&why, false)),
         Err(_) => Err(fail(
             "the TLS handshake timed out (is \"chatty serve --tls\" running there?)",

@@ -28,10 +28,12 @@ use crate::protocol::Fingerprint;
 /// The flags for encryption.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Encryption")]
+#[allow(clippy::struct_excessive_bools)] // each is a flag
 pub(in crate::client) struct TlsArgs {
-    /// Encrypt; trust the certificate of the first connection (like ssh accept-new)
+    /// Encrypt; trust the certificate of the first connection, as ssh does
     ///
-    /// If the server later presents another certificate, chatty refuses to connect.
+    /// On a terminal chatty asks first; in a script it reports the fingerprint. If the server
+    /// later presents another certificate, chatty refuses to connect.
     #[arg(long, env = "CHATTY_TLS", value_parser = parse_switch)]
     tls: bool,
 
@@ -46,6 +48,24 @@ pub(in crate::client) struct TlsArgs {
     #[arg(long, value_name = "SHA256", env = "CHATTY_TLS_FINGERPRINT")]
     #[arg(conflicts_with = "tls_verify")]
     tls_fingerprint: Option<Fingerprint>,
+
+    /// Encrypt; trust an unknown server without asking on a terminal
+    #[arg(long, env = "CHATTY_TLS_ACCEPT_NEW", value_parser = parse_switch)]
+    #[arg(conflicts_with_all = ["tls_verify", "tls_fingerprint", "tls_known"])]
+    tls_accept_new: bool,
+
+    /// Encrypt; refuse a server that is not known from an earlier connection
+    #[arg(long, env = "CHATTY_TLS_KNOWN", value_parser = parse_switch)]
+    #[arg(conflicts_with_all = ["tls_verify", "tls_fingerprint", "tls_accept_new"])]
+    tls_known: bool,
+}
+
+/// What to do with a server that is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stranger {
+    Accept,
+    Ask,
+    Refuse,
 }
 
 /// Which certificates to trust.
@@ -55,6 +75,7 @@ enum TrustPolicy {
         known: KnownHosts,
         /// The certificate that was accepted, since the file may not be writable.
         accepted: OnceLock<Fingerprint>,
+        stranger: Stranger,
     },
     Authorities,
     Pinned(Fingerprint),
@@ -72,19 +93,29 @@ pub(in crate::client) struct Tls {
 pub(super) enum TlsError {
     /// The server is not trusted; a retry would fail, too.
     Distrusted(String),
+    /// The server is not known, and the user has to be asked.
+    Unknown(Fingerprint),
     /// The handshake failed; a retry may succeed.
     Failed(String),
 }
 
 impl TlsArgs {
-    /// Returns the TLS configuration; `None` without encryption.
-    pub(in crate::client) fn open(&self) -> Result<Option<Tls>, String> {
+    /// Returns the TLS configuration; `None` without encryption. `can_ask`: there is a user who
+    /// can be asked whether to trust a server.
+    pub(in crate::client) fn open(&self, can_ask: bool) -> Result<Option<Tls>, String> {
+        let stranger = match (self.tls_accept_new, self.tls_known) {
+            (true, _) => Stranger::Accept,
+            (_, true) => Stranger::Refuse,
+            _ if can_ask => Stranger::Ask,
+            _ => Stranger::Accept,
+        };
         let trust = match self.tls_fingerprint {
             Some(fingerprint) => TrustPolicy::Pinned(fingerprint),
             None if self.tls_verify => TrustPolicy::Authorities,
-            None if self.tls => TrustPolicy::FirstUse {
+            None if self.tls || self.tls_accept_new || self.tls_known => TrustPolicy::FirstUse {
                 known: KnownHosts::open_default()?,
                 accepted: OnceLock::new(),
+                stranger,
             },
             None => return Ok(None),
         };
@@ -112,33 +143,51 @@ impl Tls {
         let stream = stream.map_err(|error| self.failure(&error, host))?;
         let presented = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let presented = presented.ok_or_else(|| TlsError::Failed(NOT_TLS.to_owned()))?;
-        self.check(endpoint, Fingerprint::of(presented)).map_err(TlsError::Distrusted)?;
+        self.check(endpoint, Fingerprint::of(presented))?;
         Ok(stream)
     }
 
-    fn check(&self, endpoint: &Endpoint, presented: Fingerprint) -> Result<(), String> {
+    /// Trusts the certificate of a server from now on.
+    pub(in crate::client) fn accept(&self, endpoint: &Endpoint, presented: Fingerprint) {
+        if let TrustPolicy::FirstUse { known, accepted, .. } = &*self.trust {
+            let _ = accepted.set(presented); // fails only if it is already set
+            store(known, endpoint, presented);
+        }
+    }
+
+    fn check(&self, endpoint: &Endpoint, presented: Fingerprint) -> Result<(), TlsError> {
+        let distrust = |why| Err(TlsError::Distrusted(why));
         match &*self.trust {
             TrustPolicy::Authorities => Ok(()), // verified in the handshake
             TrustPolicy::Pinned(fingerprint) if *fingerprint == presented => Ok(()),
-            TrustPolicy::Pinned(fingerprint) => Err(format!(
+            TrustPolicy::Pinned(fingerprint) => distrust(format!(
                 "ANOTHER SERVER THAN EXPECTED: the fingerprint (SHA-256) of its certificate is \
                  {presented}, not {fingerprint}. The connection may be intercepted, or \
                  --tls-fingerprint is out of date"
             )),
-            TrustPolicy::FirstUse { known, accepted } => {
+            TrustPolicy::FirstUse { known, accepted, stranger } => {
                 let before = match accepted.get() {
                     Some(fingerprint) => Some(*fingerprint),
                     None => known.find(endpoint).map_err(|problem| {
-                        format!(
+                        TlsError::Distrusted(format!(
                             "cannot tell whether the server is known: {problem} \
                              (--tls-fingerprint and --tls-verify do not use this file)"
-                        )
+                        ))
                     })?,
                 };
-                match before {
-                    None => trust_on_first_use(known, endpoint, presented),
-                    Some(before) if before == presented => {}
-                    Some(before) => return Err(changed(known, endpoint, before, presented)),
+                match (before, stranger) {
+                    (Some(before), _) if before == presented => {}
+                    (Some(before), _) => {
+                        return distrust(changed(known, endpoint, before, presented));
+                    }
+                    (None, Stranger::Accept) => trust_on_first_use(known, endpoint, presented),
+                    (None, Stranger::Ask) => return Err(TlsError::Unknown(presented)),
+                    (None, Stranger::Refuse) => {
+                        return distrust(format!(
+                            "the server is not known (--tls-known); the fingerprint (SHA-256) of \
+                             its certificate is {presented}"
+                        ));
+                    }
                 }
                 let _ = accepted.set(presented); // fails only if it is already set
                 Ok(())
@@ -152,6 +201,10 @@ fn trust_on_first_use(known: &KnownHosts, endpoint: &Endpoint, presented: Finger
     print_error(&format!(
         "first connection to {endpoint}: trusting its certificate (SHA-256 {presented})"
     ));
+    store(known, endpoint, presented);
+}
+
+fn store(known: &KnownHosts, endpoint: &Endpoint, presented: Fingerprint) {
     if let Err(problem) = known.add(endpoint, presented) {
         print_error(&format!("cannot store the fingerprint: {problem}"));
     }

@@ -111,7 +111,11 @@ fn shown(theme: Theme, plain: &str) -> String {
             // The name is in color, the text is not.
             let (head, message) = plain.split_at(plain.len() - text.len());
             let head = Clean::of(head);
-            return format!("{}{}", theme.name(from).style(head), Clean::of(message));
+            return format!(
+                "{}{}",
+                theme.name(theme.color_of_name(from)).style(head),
+                Clean::of(message)
+            );
         }
         Some(Event::Message(_)) => theme.private(),
         Some(Event::Error { .. } | Event::Bye { .. }) => theme.error(),

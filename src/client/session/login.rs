@@ -157,7 +157,7 @@ fn live_form(tags: &Tags<'_>, time: Stamp, message: Message<'_>) -> String {
 }
 
 /// Returns a similar name, to suggest or use when this one is taken.
-pub(super) fn alternative_name(name: &str) -> String {
+pub(in crate::client) fn alternative_name(name: &str) -> String {
     let kept: String = name.chars().take(NAME_MAX - 1).collect();
     format!("{kept}_")
 }
@@ -243,6 +243,16 @@ impl Refused {
         match self {
             Self::Farewell { code, .. } => code == "login-timeout",
             other => matches!(other, Self::Closed),
+        }
+    }
+
+    /// Returns the server's reason if another name may be accepted.
+    pub(in crate::client) fn name_problem(&self) -> Option<&str> {
+        match self {
+            Self::Name { why, code: Some(ErrorCode::NameTaken | ErrorCode::BadName), .. } => {
+                Some(without_advice(why))
+            }
+            _ => None,
         }
     }
 

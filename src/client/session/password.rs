@@ -2,18 +2,16 @@
 //! echo. Never from the command line, which all users of the machine can read.
 
 use std::fmt;
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail, ensure};
-use tokio::sync::oneshot;
 
 use crate::client::process::exit::Exit;
-use crate::client::process::signals::Signals;
-use crate::client::process::tty::Terminal;
+use crate::client::process::question::{Unanswered, ask, read_line};
 use crate::client::text::sanitize::print_error;
-use crate::{stdio, text_file};
+use crate::text_file;
 
 /// The environment variable that may hold the password.
 const VARIABLE: &str = "CHATTY_PASSWORD";
@@ -75,32 +73,14 @@ impl Password {
     }
 
     async fn ask_for(what: &str) -> Result<Self, Exit> {
-        let mut signals = Signals::listen().map_err(|_| Exit::Unavailable)?;
-        let mut stderr = stdio::stderr();
-        let _ = stderr.write_all(format!("{what}: ").as_bytes());
-        let terminal = Terminal::quiet();
-        let (typed, line) = oneshot::channel();
-        // The read cannot be cancelled, so a detached thread does it.
-        std::thread::spawn(move || {
-            let _ = typed.send(read_line());
-        });
-        let line = tokio::select! {
-            line = line => line,
-            exit = signals.next() => {
-                drop(terminal);
-                let _ = stderr.write_all(b"\n");
-                return Err(exit);
-            }
-        };
-        drop(terminal);
-        let _ = stderr.write_all(b"\n"); // the Enter key was not echoed
-        match line {
-            Ok(Ok(line)) if line.ends_with('\n') => Ok(Self::new(text_file::first_line(&line))),
-            Ok(Err(problem)) => {
-                print_error(&format!("cannot read the password: {}", stdio::reason(&problem)));
+        match ask(&format!("{what}: "), true).await {
+            Ok(line) => Ok(Self::new(&line)),
+            Err(Unanswered::Ended) => Err(Exit::NameRefused),
+            Err(Unanswered::Stopped(exit)) => Err(exit),
+            Err(Unanswered::Failed(why)) => {
+                print_error(&format!("cannot read the password: {why}"));
                 Err(Exit::Unavailable)
             }
-            _ => Err(Exit::NameRefused), // Ctrl-D
         }
     }
 }
@@ -115,13 +95,6 @@ fn command_output(command: &str) -> Result<String, String> {
     }
     text_file::decode(output.stdout)
         .map_err(|why| format!("cannot read the output of \"{command}\": {why}"))
-}
-
-/// Reads the first line of standard input, with its line end if it has one.
-fn read_line() -> io::Result<String> {
-    let mut line = Vec::new();
-    stdio::stdin().read_until(b'\n', &mut line)?;
-    text_file::decode(line)
 }
 
 /// Reads a new password: the first line of standard input or, on a terminal, typed twice.

@@ -195,7 +195,7 @@ impl Reconnector {
         missed: &mut Vec<String>,
     ) -> Result<(Connection, Outcome), Failure> {
         let connection = connect(&self.endpoint, self.tls.as_ref()).await;
-        let mut connection = connection.map_err(|Unreachable { why, is_final }| {
+        let mut connection = connection.map_err(|Unreachable { why, is_final, .. }| {
             let given_up = GivenUp { exit: Exit::Unavailable, why };
             if is_final { Failure::Final(given_up) } else { Failure::Transient(given_up.why) }
         })?;

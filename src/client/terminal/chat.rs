@@ -134,8 +134,8 @@ impl Chat {
         }
         if let Some(list) = list {
             self.show_presence();
-            let me = lock(&self.state).me().to_owned();
-            for row in self.screen.member_list(&list, &me, Timestamp::now(), size()) {
+            let rows = self.screen.member_list(&list, &lock(&self.state), Timestamp::now(), size());
+            for row in rows {
                 self.print(row);
             }
         }
@@ -201,7 +201,9 @@ impl Chat {
                 if is_last || self.presence.precedes(plain) {
                     self.show_presence();
                 }
-                self.print(self.screen.line(line, &me, Timestamp::now(), size().0));
+                let now = Timestamp::now();
+                let styled = self.screen.line(line, &lock(&self.state), now, size().0);
+                self.print(styled);
             }
         } else if is_quiet_room {
             self.printer.repaint();

@@ -8,6 +8,7 @@
 //! is an ordinary message of alice.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use clap::ValueEnum;
@@ -18,6 +19,7 @@ use owo_colors::Style;
 
 use super::members::{INDENT, MemberList, count_in_two_rows};
 use crate::client::model::mentions::Highlights;
+use crate::client::model::state::State;
 use crate::client::text::sanitize::Clean;
 use crate::client::text::sentences::{Clock, members};
 use crate::client::text::theme::Theme;
@@ -96,7 +98,12 @@ pub(in crate::client) struct Screen {
     last: Cell<Timestamp>,
     /// The date at the last call of [`Self::day`].
     day: Cell<Option<Date>>,
+    /// The colours of the names shown so far.
+    colors: RefCell<BTreeMap<Key, usize>>,
 }
+
+/// For how many names the colours are kept.
+const COLORED_MAX: usize = 10_000;
 
 impl Screen {
     /// Returns a screen that shows local times.
@@ -112,16 +119,17 @@ impl Screen {
     fn in_zone(theme: Theme, times: Times, zone: TimeZone) -> Self {
         let last = Cell::new(Timestamp::MIN);
         let (words, speaker) = (Highlights::default(), RefCell::default());
-        Self { theme, words, times, zone, groups: false, speaker, last, day: Cell::new(None) }
+        let (day, colors) = (Cell::new(None), RefCell::default());
+        Self { theme, words, times, zone, groups: false, speaker, last, day, colors }
     }
 
     pub(super) fn theme(&self) -> Theme {
         self.theme
     }
 
-    /// Renders a line of the server for the user with the name `me`. `now` is the time of lines
+    /// Renders a line of the server in this `state` of the chat. `now` is the time of lines
     /// without a time tag, `columns` the width of the screen.
-    pub(super) fn line(&self, wire: &str, me: &str, now: Timestamp, columns: usize) -> Styled {
+    pub(super) fn line(&self, wire: &str, state: &State, now: Timestamp, columns: usize) -> Styled {
         let (tags, plain) = Tags::split(wire);
         let event = Event::parse(plain);
         if !matches!(event, Some(Event::Message(_) | Event::Row { .. })) {
@@ -138,11 +146,11 @@ impl Screen {
             }
             Some(Event::Row { time, message }) => {
                 self.time(&mut line, time.timestamp(), now);
-                self.message(&mut line, &message, me)
+                self.message(&mut line, &message, state)
             }
             Some(Event::Message(message)) => {
                 self.time(&mut line, time, now);
-                self.message(&mut line, &message, me)
+                self.message(&mut line, &message, state)
             }
             Some(Event::Error { code, text, .. }) => {
                 self.time(&mut line, time, now);
@@ -162,7 +170,7 @@ impl Screen {
                         // A list of a large room at the login has only the count.
                         let names: Vec<&str> = names.unwrap_or_default().iter().collect();
                         let heading = members(room, count);
-                        self.members(&mut line, &heading, (&names, count), me, columns)
+                        self.members(&mut line, &heading, (&names, count), state, columns)
                     }
                     _ => self.reply(&mut line, &reply, plain, now),
                 }
@@ -245,7 +253,12 @@ impl Screen {
         line.hang_here();
     }
 
-    fn message<'a>(&self, line: &'a mut Styled, message: &Message<'_>, me: &str) -> &'a mut Styled {
+    fn message<'a>(
+        &self,
+        line: &'a mut Styled,
+        message: &Message<'_>,
+        state: &State,
+    ) -> &'a mut Styled {
         let (mut marks, mut words) = (self.theme.faint(), Style::new());
         match message.place {
             Place::Room(room) if is_lobby(room) => {}
@@ -267,8 +280,8 @@ impl Screen {
                 words = self.theme.action();
             }
         }
-        let is_mine = is_same_name(message.from, me);
-        let is_mention = !is_mine && self.words.is_mention(message.text, me);
+        let is_mine = is_same_name(message.from, state.me());
+        let is_mention = !is_mine && self.words.is_mention(message.text, state.me());
         if self.has_same_speaker(message) && !is_mention {
             let name = most(message.from) + 2;
             line.plain(&" ".repeat(name));
@@ -279,7 +292,7 @@ impl Screen {
             line.plain(if self.theme.has_color() { "" } else { ">" });
             line.put(self.theme.mention(), message.from);
         } else {
-            self.name(line, message.from, me);
+            self.name(line, message.from, state);
         }
         line.put(marks, if message.is_action { " " } else { ": " });
         line.hang_here().put(words, message.text)
@@ -325,7 +338,7 @@ impl Screen {
         line: &'a mut Styled,
         heading: &str,
         (names, count): (&[&str], usize),
-        me: &str,
+        state: &State,
         columns: usize,
     ) -> &'a mut Styled {
         self.mark(line).put(self.theme.reply(), heading).plain(": ");
@@ -336,7 +349,7 @@ impl Screen {
             if at > 0 {
                 line.plain(", ");
             }
-            self.name(line, name, me);
+            self.name(line, name, state);
         }
         match shown {
             _ if shown == count => line,
@@ -349,7 +362,7 @@ impl Screen {
     pub(super) fn member_list(
         &self,
         list: &MemberList,
-        me: &str,
+        state: &State,
         now: Timestamp,
         size: (usize, usize),
     ) -> Vec<Styled> {
@@ -367,7 +380,7 @@ impl Screen {
                 let column = INDENT + at * grid.cell;
                 row.plain(&" ".repeat(column.saturating_sub(row.width)));
                 row.plain(&member.marks(grid.marks));
-                self.name(&mut row, &member.name, me);
+                self.name(&mut row, &member.name, state);
             }
             rows.push(row);
         }
@@ -381,9 +394,31 @@ impl Screen {
         rows
     }
 
-    fn name(&self, line: &mut Styled, name: &str, me: &str) {
-        let is_mine = is_same_name(name, me);
-        line.put(if is_mine { self.theme.me() } else { self.theme.name(name) }, name);
+    fn name(&self, line: &mut Styled, name: &str, state: &State) {
+        let is_mine = is_same_name(name, state.me());
+        let style =
+            if is_mine { self.theme.me() } else { self.theme.name(self.color(name, state)) };
+        line.put(style, name);
+    }
+
+    /// Returns the colour of a name, which differs from those of the other users in a room that
+    /// is so small that there are enough colours.
+    fn color(&self, name: &str, state: &State) -> usize {
+        let count = self.theme.name_colors();
+        let neighbours = state.neighbours(name, count);
+        let mut colors = self.colors.borrow_mut();
+        if colors.len() >= COLORED_MAX {
+            colors.clear();
+        }
+        let key = Key::fold(name);
+        let first = colors.get(&key).copied().unwrap_or_else(|| self.theme.color_of_name(name));
+        let uses = |color: &usize| {
+            neighbours.iter().filter(|other| colors.get(**other) == Some(color)).count()
+        };
+        let choices = (first..first + count).map(|color| color % count);
+        let color = choices.min_by_key(uses).unwrap_or(first);
+        colors.insert(key, color);
+        color
     }
 }
 
@@ -396,7 +431,7 @@ mod tests {
 
     fn shown(choice: ColorChoice, wire: &str) -> String {
         let screen = Screen::in_zone(Theme::new(choice, 0), Times::Always, TimeZone::UTC);
-        screen.line(wire, "alice", NOW.parse().unwrap(), 80).text
+        screen.line(wire, &State::new("alice"), NOW.parse().unwrap(), 80).text
     }
 
     #[test]
@@ -435,11 +470,38 @@ mod tests {
             (Times::Never, ["bob: 1", "bob: 2", "bob: 3"]),
         ] {
             let screen = Screen::in_zone(Theme::new(ColorChoice::Never, 0), times, TimeZone::UTC);
-            let row = |wire| screen.line(wire, "alice", NOW.parse().unwrap(), 80).text;
+            let row = |wire| screen.line(wire, &State::new("alice"), NOW.parse().unwrap(), 80).text;
             assert_eq!(row("@time=2026-11-23T06:16:00.123Z bob: 1"), rows[0]);
             assert_eq!(row("@time=2026-11-23T06:16:59.999Z bob: 2"), rows[1]);
             assert_eq!(row("@time=2026-11-23T06:17:00.000Z bob: 3"), rows[2]);
         }
+    }
+
+    #[test]
+    fn names_in_small_room_have_different_colours() {
+        let theme = Theme::new(ColorChoice::Always, 0);
+        let screen = Screen::in_zone(theme, Times::Never, TimeZone::UTC);
+        let state = |members: &[&str]| {
+            let mut state = State::new("alice");
+            let line = format!("[USERS #lobby 1] alice,{}", members.join(","));
+            state.apply(&Tags::default(), &Event::parse(&line).unwrap());
+            state
+        };
+        let count = theme.name_colors();
+        let names = ["bob", "carol", "dave", "erin", "frank", "grace"];
+        // As shown in a large room, some have the same colour.
+        let crowd = state(&names);
+        let colors = |names: &[&str], state: &State| {
+            let colors = names.iter().map(|name| screen.color(name, state));
+            colors.collect::<std::collections::BTreeSet<_>>()
+        };
+        colors(&names, &crowd);
+        for some in [&names[..count], &names[6 - count..]] {
+            let few = state(some);
+            colors(some, &few);
+            assert_eq!(colors(some, &few).len(), count);
+        }
+        assert_eq!(screen.color("bob", &crowd), screen.color("BOB", &crowd));
     }
 
     #[test]
@@ -448,7 +510,7 @@ mod tests {
         let times = Times::Always;
         for groups in [false, true] {
             let screen = Screen { groups, ..Screen::in_zone(theme, times, TimeZone::UTC) };
-            let row = |wire| screen.line(wire, "alice", NOW.parse().unwrap(), 80).text;
+            let row = |wire| screen.line(wire, &State::new("alice"), NOW.parse().unwrap(), 80).text;
             for (wire, alone, grouped) in [
                 ("bob: 1", "06:20 bob: 1", "06:20 bob: 1"),
                 ("bob: 2", "06:20 bob: 2", "06:20      2"),
@@ -468,7 +530,11 @@ mod tests {
         for (wire, hang) in [("bob: hi", 11), ("#ops ** bob waves", 18), ("* bob joined", 6)] {
             let screen =
                 Screen::in_zone(Theme::new(ColorChoice::Always, 0), Times::Always, TimeZone::UTC);
-            assert_eq!(screen.line(wire, "alice", NOW.parse().unwrap(), 80).hang(), hang, "{wire}");
+            assert_eq!(
+                screen.line(wire, &State::new("alice"), NOW.parse().unwrap(), 80).hang(),
+                hang,
+                "{wire}"
+            );
         }
     }
 

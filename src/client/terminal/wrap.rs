@@ -125,11 +125,10 @@ impl RowWriter {
 }
 
 /// Whether a word longer than a row is written in one piece, so that it can be followed and
-/// copied: a URL, a path or a hash. The terminal wraps it, and its continuation rows begin at
-/// the left edge. So it must not look like a chat line, which always contains blanks: none of
-/// its characters looks like a blank, and no other word is in its rows. A word that is no URL
-/// must be ASCII and contain a digit or a slash, since Chinese and Thai sentences have no
-/// blanks.
+/// copied: a URL, a path, a hash, a name in a program. The terminal wraps it, and its
+/// continuation rows begin at the left edge. So it must not look like a chat line, which always
+/// contains blanks: none of its characters looks like a blank, and no other word is in its rows.
+/// A word that is no URL must be ASCII, since Chinese and Thai sentences have no blanks.
 fn is_kept_whole(word: &str) -> bool {
     let chars = || pieces(word).filter(|piece| !piece.is_color()).flat_map(|piece| piece.0.chars());
     let text: String = chars().collect();
@@ -146,7 +145,6 @@ fn is_kept_whole(word: &str) -> bool {
         });
     }
     chars().all(|c| c.is_ascii_graphic())
-        && text.contains(|c: char| c.is_ascii_digit() || matches!(c, '/' | '\\'))
 }
 
 /// Returns the largest width of text with the client's colours.
@@ -209,8 +207,8 @@ mod tests {
             ),
             // A word longer than a row.
             (
-                "12:07 bob: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
-                "12:07 bob: aaaaaaaaaaaaaaaaaaa\n          aaaaaaaaaaaaa",
+                "12:07 bob: ääääääääääääääääääääääääääääääää",
+                "12:07 bob: äääääääääääääääääää\n          äääääääääääää",
             ),
             (
                 "12:07 bob: 日本日本日本日本日本日本日本",
@@ -227,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn long_addresses_paths_and_hashes_are_kept_whole() {
+    fn long_addresses_and_words_are_kept_whole() {
         for word in [
             "https://example.org/a/long/way",
             "(gemini://example.org/a/long/way)",
@@ -238,6 +236,7 @@ mod tests {
             "/usr/lib/x86_64-linux-gnu/libexample.so",
             r"C:\Users\alice\Documents\example.txt",
             "2fd4e1c67a2d28fced849ee1bb76e7391b93eb12",
+            "example.some.very.long.module.name",
             "SHA256:uNiVztksCsDhcc0u9e8BrWL1pPbCyLWKaN2ygG1ryDM",
         ] {
             let line = format!("12:07 bob: {word}");
@@ -261,7 +260,7 @@ mod tests {
             for hang in [0, 1, 11] {
                 for text in [
                     "x ".repeat(99),
-                    "x".repeat(99),
+                    "ä".repeat(99),
                     "\u{A0}".repeat(99),
                     " ".repeat(99) + "x",
                     "李雷".repeat(99),

@@ -37,9 +37,17 @@ impl ColorChoice {
     }
 }
 
-/// Colours of the 256-colour palette that are legible on black and on white and differ from
-/// those of errors and private messages.
-const NAME_COLORS: [u8; 12] = [27, 29, 30, 32, 61, 64, 67, 97, 99, 100, 130, 166];
+/// The colours of the 256-colour palette, without the 16 that terminals change, that have a
+/// contrast of 4.5:1 on black and on white and of 3:1 on the backgrounds of Solarized. There are
+/// no others.
+const GREEN: u8 = 29;
+const BLUE: u8 = 63;
+const VIOLET: u8 = 98;
+const RED: u8 = 131;
+const MAGENTA: u8 = 163;
+const GREY: u8 = 243;
+
+const NAME_COLORS: [u8; 4] = [GREEN, BLUE, VIOLET, RED];
 
 /// The name colours for terminals with fewer than 256 colours, from the basic eight.
 const FEW_COLORS: [AnsiColors; 3] = [AnsiColors::Green, AnsiColors::Blue, AnsiColors::Cyan];
@@ -80,18 +88,24 @@ impl Theme {
         self.has_color
     }
 
-    /// A user's name; the same name always has the same colour.
-    pub(in crate::client) fn name(self, name: &str) -> Style {
+    /// Returns the number of colours for names.
+    pub(in crate::client) fn name_colors(self) -> usize {
+        if self.has_many { NAME_COLORS.len() } else { FEW_COLORS.len() }
+    }
+
+    /// Returns the colour of a name, below [`Self::name_colors`], unless it must differ from
+    /// another's. The same name always has the same one.
+    pub(in crate::client) fn color_of_name(self, name: &str) -> usize {
         // FNV-1a, since its low bits differ even between names that differ by one letter.
         let hash = Key::fold(name).as_str().bytes().fold(0x811C_9DC5 ^ self.seed, |hash, byte| {
             (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
         });
-        if !self.has_many {
-            let color = FEW_COLORS[hash as usize % FEW_COLORS.len()];
-            return self.with(|style| style.color(color));
-        }
-        let color = NAME_COLORS[hash as usize % NAME_COLORS.len()];
-        self.with(|style| style.color(XtermColors::from(color)))
+        hash as usize % self.name_colors()
+    }
+
+    /// A user's name in this colour.
+    pub(in crate::client) fn name(self, color: usize) -> Style {
+        self.colored(NAME_COLORS[color % NAME_COLORS.len()], FEW_COLORS[color % FEW_COLORS.len()])
     }
 
     /// The user's own name.
@@ -106,18 +120,20 @@ impl Theme {
 
     /// The end of a draft that exceeds the line limit; visible without colour, too.
     pub(in crate::client) fn excess(self) -> Style {
-        let style = Style::new().underline();
-        if self.has_color { style.red() } else { style }
+        if self.has_color { self.error().underline() } else { Style::new().underline() }
     }
 
     /// Times, presence and notices.
     pub(in crate::client) fn faint(self) -> Style {
+        if self.has_many {
+            return self.with(|style| style.color(XtermColors::from(GREY)));
+        }
         self.with(Style::dimmed)
     }
 
     /// Private messages.
     pub(in crate::client) fn private(self) -> Style {
-        self.with(Style::magenta)
+        self.colored(MAGENTA, AnsiColors::Magenta)
     }
 
     /// The text of an action (`/me`).
@@ -127,17 +143,27 @@ impl Theme {
 
     /// Errors and farewells.
     pub(in crate::client) fn error(self) -> Style {
-        self.with(Style::red)
+        self.colored(RED, AnsiColors::Red)
     }
 
     /// Replies of the server.
     pub(in crate::client) fn reply(self) -> Style {
-        self.with(Style::cyan)
+        self.colored(BLUE, AnsiColors::Cyan)
     }
 
     /// The prompt.
     pub(in crate::client) fn prompt(self) -> Style {
         self.with(Style::bold)
+    }
+
+    /// Returns a colour of the 256, or of the basic eight on a terminal without them.
+    fn colored(self, many: u8, few: AnsiColors) -> Style {
+        let has_many = self.has_many;
+        self.with(
+            |style| {
+                if has_many { style.color(XtermColors::from(many)) } else { style.color(few) }
+            },
+        )
     }
 
     fn with(self, style: impl FnOnce(Style) -> Style) -> Style {
@@ -175,7 +201,8 @@ mod tests {
 
     #[test]
     fn name_colour_ignores_case_and_is_no_escape_without_colour() {
-        let shown = |theme: Theme, name| theme.name(name).style("x").to_string();
+        let shown =
+            |theme: Theme, name| theme.name(theme.color_of_name(name)).style("x").to_string();
         let few = Theme { has_color: true, has_many: false, seed: 0 };
         let many = Theme { has_many: true, ..few };
         for theme in [few, many] {
@@ -206,22 +233,57 @@ mod tests {
         }
     }
 
-    /// Returns the relative luminance (WCAG 2) of a colour of the 6×6×6 cube.
-    fn luminance(color: u8) -> f64 {
-        let linear = |level: u8| match level {
-            0 => 0.0,
-            level => ((f64::from(55 + 40 * level) / 255.0 + 0.055) / 1.055).powf(2.4),
+    /// Returns the relative luminance (WCAG 2) of red, green and blue.
+    fn luminance(rgb: [u8; 3]) -> f64 {
+        let linear = |level: u8| match f64::from(level) / 255.0 {
+            level if level <= 0.039_28 => level / 12.92,
+            level => ((level + 0.055) / 1.055).powf(2.4),
         };
+        let [red, green, blue] = rgb.map(linear);
+        0.2126 * red + 0.7152 * green + 0.0722 * blue
+    }
+
+    /// Returns the red, green and blue of a colour of the 256 that terminals do not change.
+    fn rgb(color: u8) -> [u8; 3] {
+        if let Some(grey) = color.checked_sub(232) {
+            return [8 + 10 * grey; 3];
+        }
         let at = color - 16;
-        0.2126 * linear(at / 36) + 0.7152 * linear(at / 6 % 6) + 0.0722 * linear(at % 6)
+        [at / 36, at / 6 % 6, at % 6].map(|level| if level == 0 { 0 } else { 55 + 40 * level })
     }
 
     #[test]
-    fn name_colours_are_legible_on_black_and_on_white() {
-        for color in NAME_COLORS {
-            let (on_white, on_black) =
-                (1.05 / (luminance(color) + 0.05), (luminance(color) + 0.05) / 0.05);
-            assert!(on_white.min(on_black) > 3.7, "{color}: {on_white:.2}, {on_black:.2}");
+    fn colours_are_legible_on_black_white_and_solarized() {
+        for color in [GREEN, BLUE, VIOLET, RED, MAGENTA, GREY] {
+            for (background, least) in [
+                ([0; 3], 4.5),
+                ([255; 3], 4.5),
+                ([0x00, 0x2B, 0x36], 3.0),
+                ([0xFD, 0xF6, 0xE3], 3.0),
+            ] {
+                let [one, other] = [rgb(color), background].map(|rgb| luminance(rgb) + 0.05);
+                let ratio = one.max(other) / one.min(other);
+                assert!(ratio >= least, "{color} on {background:?}: {ratio:.2}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_style_uses_the_legible_colours() {
+        let theme = Theme { has_color: true, has_many: true, seed: 0 };
+        let names = (0..theme.name_colors()).map(|color| theme.name(color));
+        let others = [theme.faint(), theme.private(), theme.error(), theme.reply(), theme.excess()];
+        for style in names.chain(others) {
+            let shown = style.style("x").to_string();
+            let legible = [GREEN, BLUE, VIOLET, RED, MAGENTA, GREY];
+            let is_legible = |color: &u8| {
+                shown.contains(&format!("38;5;{color}m"))
+                    || shown.contains(&format!("38;5;{color};"))
+            };
+            assert!(legible.iter().any(is_legible), "{shown:?}");
+        }
+        for style in [theme.me(), theme.mention(), theme.action(), theme.prompt()] {
+            assert!(!style.style("x").to_string().contains("38;"), "the terminal's own colours");
         }
     }
 }
