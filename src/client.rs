@@ -42,7 +42,7 @@ use model::mentions::Highlights;
 pub use process::exit::Exit;
 use process::signals::Signals;
 use process::tty::is_on_terminal;
-use script::output::Form;
+use script::output::{Extent, Form};
 use script::piped::Task;
 use session::login::Identity;
 use session::password::Password;
@@ -191,6 +191,7 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
             reads_input: args.reads_input(),
             raw_room: args.raw.then_some(room),
             form: form(args),
+            extent: extent(args),
             wait: args.wait.unwrap_or_default(),
             is_quiet: args.quiet,
         };
@@ -202,6 +203,19 @@ async fn join(args: &JoinArgs, identity: &Identity) -> Exit {
 fn settings_file(args: &JoinArgs) -> Option<String> {
     let file = args.config.clone().or_else(config::default_file);
     file.map(|file| file.display().to_string())
+}
+
+/// Returns which lines the piped mode writes.
+fn extent(args: &JoinArgs) -> Extent {
+    if args.listen {
+        Extent::All
+    } else if args.quiet && !args.json {
+        Extent::Nothing
+    } else if !args.exec.is_empty() && args.wait.is_none() {
+        Extent::Answers
+    } else {
+        Extent::All
+    }
 }
 
 /// Returns the output format of the piped mode.

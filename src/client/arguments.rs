@@ -90,9 +90,10 @@ pub struct JoinArgs {
     #[command(flatten)]
     pub(super) tls: TlsArgs,
 
-    /// Send LINE as if typed, wait for the answer, and exit; may be repeated
+    /// Send LINE as if typed, write its answer, and exit; may be repeated
     ///
-    /// Standard input is read only if - is given.
+    /// Standard input is read only if - is given. With --listen or --wait, everything that the
+    /// server sends is written.
     #[arg(short, long, value_name = "LINE", conflicts_with = "raw", value_parser = one_line)]
     #[arg(help_heading = "Scripts")]
     pub(super) exec: Vec<String>,
@@ -114,7 +115,14 @@ pub struct JoinArgs {
     #[arg(help_heading = "Scripts")]
     pub(super) wait: Option<Duration>,
 
-    /// Do not report on standard error that chatty waits for a name or reconnects
+    /// Write everything the server sends, also with --exec or --quiet
+    #[arg(long, env = "CHATTY_LISTEN", value_parser = parse_switch, help_heading = "Scripts")]
+    pub(super) listen: bool,
+
+    /// Write nothing on success: no lines of the server, no notices that chatty waits
+    ///
+    /// Refused lines and lost connections are still reported on standard error. --json and
+    /// --listen write all the same.
     #[arg(short, long, env = "CHATTY_QUIET", value_parser = parse_switch)]
     #[arg(help_heading = "Scripts")]
     pub(super) quiet: bool,

@@ -64,13 +64,33 @@ struct Fanout {
 #[derive(Debug)]
 enum Effect {
     Fanout(Fanout),
-    Send { to: ConnId, line: Range, cause: Origin },
-    Close { conn: ConnId },
-    Read { conn: ConnId, query: ReadRequest },
-    Hash { conn: ConnId, job: Job },
-    SendToken { conn: ConnId },
-    NotifyWhenDrained { conn: ConnId },
-    ExpectReceipt { conn: ConnId, mail: SentMail },
+    Send {
+        to: ConnId,
+        line: Range,
+        cause: Origin,
+    },
+    Close {
+        conn: ConnId,
+    },
+    /// Boxed: rare, and larger than the others.
+    Read {
+        conn: ConnId,
+        query: Box<ReadRequest>,
+    },
+    Hash {
+        conn: ConnId,
+        job: Job,
+    },
+    SendToken {
+        conn: ConnId,
+    },
+    NotifyWhenDrained {
+        conn: ConnId,
+    },
+    ExpectReceipt {
+        conn: ConnId,
+        mail: SentMail,
+    },
 }
 
 /// A posted line: its record, and the connection to notify if it cannot be stored. A line that
@@ -371,7 +391,7 @@ impl Turn {
 
     /// Reads from the log for a connection, after this turn's records are stored.
     pub fn read(&mut self, conn: ConnId, query: ReadRequest) {
-        self.push(Effect::Read { conn, query });
+        self.push(Effect::Read { conn, query: Box::new(query) });
     }
 
     /// Sends the session token of a connection: the turn does not contain it. To be called
@@ -438,7 +458,7 @@ impl Turn {
                     }
                     sink.close(*conn);
                 }
-                Effect::Read { conn, query } => sink.read(*conn, query.clone()),
+                Effect::Read { conn, query } => sink.read(*conn, (**query).clone()),
                 // The part of the line before it has flushed the run to this reader.
                 Effect::SendToken { conn } => sink.push_token(*conn),
                 Effect::Hash { conn, job } => sink.hash(*conn, job.clone()),
@@ -507,6 +527,12 @@ mod tests {
         let tags = Tags { id: Some(id), ..Tags::default() };
         let except = except.iter().map(|slot| conn(*slot)).collect();
         turn.fan_out(audience.clone(), Topic::Talk, Some(conn(0)), except, &tags, &event);
+    }
+
+    #[test]
+    fn effect_is_small() {
+        // A page of a long reply has an effect for each row.
+        assert!(size_of::<(Option<usize>, Effect)>() <= 112, "{}", size_of::<Effect>());
     }
 
     #[test]

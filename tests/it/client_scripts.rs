@@ -383,6 +383,45 @@ fn tailed_file_reaches_room_across_restart() {
 }
 
 #[test]
+fn exec_writes_answers_only_and_quiet_nothing() {
+    let server = Server::start();
+    let _bob = Peer::join(server.port, "bob");
+    let written = |args: &[&str], input: &[u8]| {
+        let done = join(server.port, &[&["--name", "alice"], args].concat(), input);
+        (done.status.code(), text(&done.stdout), text(&done.stderr))
+    };
+    let (all, none) = ("[WELCOME alice] you are in #lobby\n[USERS #lobby 2] alice,bob\n", "");
+    let exec = ["-e", "/who", "-e", "hi"];
+    let answers = "[USERS #lobby 2] alice,bob\nalice: hi\n".to_owned();
+    let cases = [
+        (&exec[..], none, answers.clone()),
+        (&["-e", "/who", "-e", "hi", "--listen"], all, answers.clone()),
+        (&["-e", "/who", "-e", "hi", "--wait", "1ms"], all, answers.clone()),
+        (&["-e", "hi", "-q"], none, String::new()),
+        (&["-e", "hi", "-q", "--listen"], all, "alice: hi\n".to_owned()),
+        (&["-e", "/history 1"], none, "[HISTORY #lobby 1]\n".to_owned()),
+    ];
+    for (args, login, answers) in cases {
+        let (code, lines, errors) = written(args, b"never read");
+        assert_eq!((code, errors.as_str()), (Some(0), ""), "{args:?}");
+        // Only the time of a row is unknown.
+        let lines: String = lines
+            .lines()
+            .filter(|line| !line.starts_with("20"))
+            .map(|l| l.to_owned() + "\n")
+            .collect();
+        assert_eq!(lines, format!("{login}{answers}"), "{args:?}");
+    }
+    assert_eq!(written(&[], b"hi\n").1, format!("{all}alice: hi\n"));
+    assert_eq!(written(&["-q"], b"hi\n"), (Some(0), String::new(), String::new()));
+    let (code, lines, errors) = written(&["-q"], b"/msg zed hi\n");
+    assert_eq!((code, lines.as_str()), (Some(1), ""));
+    assert!(errors.starts_with("chatty: line 1: no-such-user: "), "{errors}");
+    let (_, objects, _) = written(&["-q", "--json"], b"hi\n");
+    assert!(objects.contains("\"WELCOME\"") && objects.contains("\"hi\""), "{objects}");
+}
+
+#[test]
 fn times_without_offset_are_local() {
     let server = Server::start();
     let mut bob = Peer::join(server.port, "bob");

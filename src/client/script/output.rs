@@ -13,8 +13,18 @@ use crate::protocol::{Event, Message, Place, Tags, text};
 /// The output of a run.
 pub(in crate::client) struct Output {
     form: Form,
+    extent: Extent,
     is_quiet: bool,
     out: Writer,
+}
+
+/// Which lines of the server are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::client) enum Extent {
+    All,
+    /// The answers to the lines of the input.
+    Answers,
+    Nothing,
 }
 
 /// The output format.
@@ -30,8 +40,13 @@ pub(in crate::client) enum Form {
 
 impl Output {
     /// Returns an output in this form to `out`. `is_quiet`: `--quiet`.
-    pub(super) fn new(out: impl Write + Send + 'static, form: Form, is_quiet: bool) -> Self {
-        Self { form, is_quiet, out: Writer::start(out) }
+    pub(super) fn new(
+        out: impl Write + Send + 'static,
+        form: Form,
+        extent: Extent,
+        is_quiet: bool,
+    ) -> Self {
+        Self { form, extent, is_quiet, out: Writer::start(out) }
     }
 
     /// Writes a line of the server. `number` is the number of the line that it answers.
@@ -42,6 +57,14 @@ impl Output {
         number: Option<u64>,
         me: &str,
     ) -> io::Result<()> {
+        let is_written = match self.extent {
+            Extent::All => true,
+            Extent::Answers => number.is_some(),
+            Extent::Nothing => false,
+        };
+        if !is_written {
+            return Ok(());
+        }
         let out = self.out.batch();
         match self.form {
             Form::Plain => writeln!(out, "{}", text::clean(plain)),

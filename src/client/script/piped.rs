@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::input::{Input, Line, read_input};
 use super::json::Status;
-use super::output::{Form, Output};
+use super::output::{Extent, Form, Output};
 use crate::client::log_files::LogFiles;
 use crate::client::model::state::State;
 use crate::client::net::connection::{Connection, Progress};
@@ -54,6 +54,7 @@ pub(in crate::client) struct Task {
     /// With `--raw`: every line is sent to this room as text.
     pub(in crate::client) raw_room: Option<RoomName>,
     pub(in crate::client) form: Form,
+    pub(in crate::client) extent: Extent,
     /// How long to stay connected after the end of input.
     pub(in crate::client) wait: Duration,
     pub(in crate::client) is_quiet: bool,
@@ -67,7 +68,7 @@ pub(in crate::client) async fn run(
 ) -> Exit {
     let ActiveSession { mut connection, session, cids, mut reconnect, ping_after, log, .. } =
         active;
-    let output = Output::new(stdio::stdout(), task.form, task.is_quiet);
+    let output = Output::new(stdio::stdout(), task.form, task.extent, task.is_quiet);
     let mut script = Script::new(&session.me, cids, &task, &reconnect, ping_after, log, output);
     let mut input = read_input(task.lines, task.reads_input);
     script.output.status_object(Status::Online, None, &format!("logged in as {}", session.me));
@@ -576,10 +577,12 @@ mod tests {
                 reads_input: false,
                 raw_room: raw_room.map(|room| RoomName::parse(room).unwrap()),
                 form,
+                extent: Extent::All,
                 wait: Duration::ZERO,
                 is_quiet: false,
             };
-            let (cids, output) = (CidGenerator::new(7), Output::new(written.clone(), form, false));
+            let cids = CidGenerator::new(7);
+            let output = Output::new(written.clone(), form, Extent::All, false);
             let (reconnect, log) = (config(), LogFiles::none());
             let minute = Duration::from_mins(1);
             let script = Script::new("alice", cids, &task, &reconnect, minute, log, output);

@@ -89,8 +89,13 @@ impl Writer {
         self.problem().map_or(Ok(()), Err)
     }
 
+    /// The error that ended the thread. It stays, as not every caller of [`Self::flush`] needs it.
     fn problem(&self) -> Option<io::Error> {
-        self.progress.problem.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let problem = self.progress.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        problem.as_ref().map(|problem| match problem.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::new(problem.kind(), problem.to_string()),
+        })
     }
 }
 
@@ -179,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn write_error_is_returned_by_next_flush_and_later_output_is_dropped() {
+    fn write_error_is_returned_by_later_flushes_and_at_the_end() {
         let (mut writer, permits, taken) = slow_writer();
         drop(permits);
         writer.batch().extend(b"one");
@@ -187,7 +192,7 @@ mod tests {
         block_on(writer.writable());
         writer.batch().extend(b"two");
         assert_eq!(writer.flush().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
-        writer.finish().unwrap();
+        assert_eq!(writer.finish().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
         assert!(taken.lock().unwrap().is_empty());
     }
 

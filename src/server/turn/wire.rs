@@ -97,7 +97,7 @@ impl Encoder {
             },
             Effect::Close { conn } => EffectV1::Close { conn: (*conn).into() },
             Effect::Read { conn, query } => {
-                EffectV1::Read { conn: (*conn).into(), query: query.into() }
+                EffectV1::Read { conn: (*conn).into(), query: (&**query).into() }
             }
             Effect::Hash { conn, job } => EffectV1::Hash { conn: (*conn).into(), job: job.into() },
             Effect::NotifyWhenDrained { conn } => {
@@ -283,7 +283,9 @@ fn decode_effect(
             cause: if is_reply { Origin::Reply } else { Origin::Broadcast },
         },
         EffectV1::Close { conn } => Effect::Close { conn: conn.into() },
-        EffectV1::Read { conn, query } => Effect::Read { conn: conn.into(), query: query.into() },
+        EffectV1::Read { conn, query } => {
+            Effect::Read { conn: conn.into(), query: Box::new(query.into()) }
+        }
         EffectV1::Hash { conn, job } => Effect::Hash { conn: conn.into(), job: job.into() },
         EffectV1::NotifyWhenDrained { conn } => Effect::NotifyWhenDrained { conn: conn.into() },
         EffectV1::SendToken { conn } => Effect::SendToken { conn: conn.into() },
