@@ -940,7 +940,7 @@ fn query_line_is_not_posted_to_room_after_backup_restore() {
         let folder = tempfile::tempdir().expect("a folder");
         let server = Server::start_in(folder.path(), &[]);
         let (port, proxy) = (server.port, Proxy::start(server.port));
-        let mut alice = Pipe::start(proxy.port, &["--name", "alice", "--quiet"]);
+        let mut alice = Pipe::start(proxy.port, &["--name", "alice", "--quiet", "--listen"]);
         alice.say("here");
         lines_until(&alice.out, "alice: here");
         let copy = snapshot(&server, folder.path());

@@ -67,8 +67,8 @@ fn n24_huge_numbers_and_many_rooms() {
 #[test]
 fn n24_many_large_requests_without_reading() {
     let may_hear = |line: &str| line.starts_with("bob: xxx") || is_presence(line, &["bob", "asks"]);
-    // The replies of 4 MiB each must not be held. What is: up to two pages of 64 KiB per client, the
-    // outboxes, and what the allocator keeps of the turns.
+    // The replies of 4 MiB each must not be held. What is: up to two pages of 64 KiB per client,
+    // the outboxes, and what the allocator keeps of the turns.
     let watch = Watch::begin(&["--outbox-total", "16MiB", "--write-stall", "1s"]);
     let watch = watch.allow_growth(96 << 20);
     let port = watch.port();
