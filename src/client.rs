@@ -22,6 +22,7 @@ mod log_files;
 mod model;
 mod net;
 mod process;
+mod remembered_rooms;
 mod say;
 mod script;
 mod session;
