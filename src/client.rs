@@ -22,6 +22,7 @@ mod log_files;
 mod model;
 mod net;
 mod process;
+mod remembered_rooms;
 mod say;
 mod script;
 mod session;
@@ -42,7 +43,7 @@ use model::mentions::Highlights;
 pub use process::exit::Exit;
 use process::signals::Signals;
 use process::tty::is_on_terminal;
-use script::output::{Extent, Form};
+use script::output::{Extent, Form, Typing};
 use script::piped::Task;
 use session::login::Identity;
 use session::password::Password;
@@ -50,8 +51,8 @@ pub use session::password::new_password;
 use start::{Failure, PASSWORD_HINT, read_sources, start_session};
 use terminal::history::History;
 use terminal::interactive::Setup;
-use terminal::notify::Notifier;
-use terminal::screen::Screen;
+use terminal::notify::{Notifier, NotifyMethod};
+use terminal::screen::{Screen, Times};
 use text::sanitize::print_error;
 pub use text::theme::ColorChoice;
 use text::theme::Theme;
@@ -223,6 +224,13 @@ fn form(args: &JoinArgs) -> Form {
     let theme = Theme::new(args.color, args.color_seed);
     if args.json {
         Form::Json
+    } else if args.reads_input()
+        && args.input.is_none()
+        && std::io::stdin().is_terminal()
+        && std::io::stdout().is_terminal()
+    {
+        let bell = (args.notify != NotifyMethod::Off).then(|| Highlights::new(&args.highlight));
+        Form::Typed(theme, Typing { has_times: args.times != Times::Never, bell })
     } else if theme.has_color() || std::io::stdout().is_terminal() {
         Form::Shown(theme)
     } else {

@@ -66,6 +66,14 @@ pub struct JoinArgs {
     #[arg(help_heading = "Connection")]
     pub(super) room: Vec<RoomName>,
 
+    /// Join the rooms of the last time, too; at a prompt only [default: yes for accounts]
+    ///
+    /// The rooms are remembered per server and account, in chatty/rooms in $XDG_DATA_HOME or
+    /// ~/.local/share.
+    #[arg(long, value_name = "yes|no", env = "CHATTY_REJOIN", value_parser = parse_switch)]
+    #[arg(help_heading = "Connection")]
+    pub(super) rejoin: Option<bool>,
+
     /// Port of the server, unless HOST includes one
     #[arg(short, long, default_value_t = DEFAULT_PORT, env = "CHATTY_PORT")]
     #[arg(help_heading = "Connection")]

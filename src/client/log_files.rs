@@ -16,11 +16,11 @@ use jiff::{Timestamp, Zoned};
 
 use super::limits::LOGGED_MAX;
 use super::net::address::Endpoint;
+use super::text::file_name::{safe_file_name, server_folder};
 use super::text::sanitize::Clean;
 use crate::config::base_folder;
 use crate::files::open_own;
-use crate::protocol::name::is_name_char;
-use crate::protocol::{DEFAULT_PORT, Event, Key, Message, Place, Stamp, Tags};
+use crate::protocol::{Event, Key, Message, Place, Stamp, Tags};
 
 /// The log files of one server.
 pub(super) struct LogFiles {
@@ -42,10 +42,7 @@ impl LogFiles {
     /// they are turned on.
     pub(super) fn of(endpoint: &Endpoint) -> Self {
         let home = base_folder("XDG_DATA_HOME", ".local/share");
-        let host = match endpoint.port {
-            DEFAULT_PORT => safe_file_name(&endpoint.host),
-            port => safe_file_name(&format!("{}_{port}", endpoint.host)),
-        };
+        let host = server_folder(&endpoint.host, endpoint.port);
         let folder = home.map(|home| home.join("chatty/log").join(host));
         Self { folder, ..Self::none() }
     }
@@ -133,15 +130,6 @@ fn conversation_folder(plain: &str) -> Option<String> {
         | Event::Crowd { room, .. }
         | Event::Notice { room, .. } => Some(safe_file_name(Key::fold(room).as_str())),
         _ => None,
-    }
-}
-
-/// Converts a name to a file name that cannot leave the folder and is not hidden.
-fn safe_file_name(name: &str) -> String {
-    let safe: String = name.chars().map(|c| if is_name_char(c) { c } else { '_' }).collect();
-    match safe.strip_prefix('.') {
-        Some(rest) => format!("_{rest}"),
-        None => safe,
     }
 }
 

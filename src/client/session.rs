@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::log_files::LogFiles;
 use super::net::connection::Connection;
+use super::remembered_rooms::RememberedRooms;
 use crate::commands::Command;
 use login::Session;
 use outgoing::CidGenerator;
@@ -30,5 +31,6 @@ pub(super) struct ActiveSession {
     pub(super) reconnect: ReconnectConfig,
     pub(super) ping_after: Duration,
     pub(super) log: LogFiles,
+    pub(super) rooms: RememberedRooms,
     pub(super) debug_panic: bool,
 }

@@ -19,6 +19,7 @@ use super::process::exit::Exit;
 use super::process::question::{Unanswered, ask};
 use super::process::signals::Signals;
 use super::process::tty::is_on_terminal;
+use super::remembered_rooms::RememberedRooms;
 use super::script::json::{self, Status};
 use super::session::first_contact::connect_or_ask;
 use super::session::login::{self, Identity, Refused, Session};
@@ -126,7 +127,7 @@ pub(super) async fn start_session(
         is_just_typed: false,
     };
     let mut waiting = NameWait::new(if args.is_interactive() { Duration::ZERO } else { retry_for });
-    let session = loop {
+    let mut session = loop {
         let problem = match pending.attempt_unless_stopped(signals).await {
             Ok(session) => break session,
             Err(problem) => problem,
@@ -155,12 +156,24 @@ pub(super) async fn start_session(
         }
     };
     let PendingLogin { endpoint, tls, cids, connection, password, wants_session, .. } = pending;
+    let rooms = if args.is_interactive() {
+        RememberedRooms::of(&endpoint, &session.me, password.is_some(), args.rejoin)
+    } else {
+        RememberedRooms::none()
+    };
     let Some(mut connection) = connection else {
         return Err(Failure::new(Exit::Unavailable, "the connection was lost"));
     };
     if let Some(why) = &session.refused {
         connection.quit(&QUIT.to_string(), drop).await;
         return Err(Failure::new(Exit::Refused, format!("cannot join the room: {why}")));
+    }
+    let rejoin = rooms.rejoin(&identity.rooms);
+    if !rejoin.is_empty() {
+        // A remembered room that is refused now is reported like any other.
+        let joined = session.send_and_wait(&mut connection, &rejoin, &cids).await;
+        let fail = |problem: Refused| Failure::new(problem.exit(), problem.sentence(&endpoint));
+        joined.map_err(fail)?;
     }
     let (retry_now, since) = (Arc::default(), Instant::now());
     let may_rename = args.is_interactive();
@@ -175,7 +188,7 @@ pub(super) async fn start_session(
         since,
     };
     let (ping_after, debug_panic) = (args.ping_after, args.debug_panic);
-    Ok(ActiveSession { connection, session, cids, reconnect, ping_after, log, debug_panic })
+    Ok(ActiveSession { connection, session, cids, reconnect, ping_after, log, rooms, debug_panic })
 }
 
 /// A login in progress.

@@ -249,3 +249,41 @@ fn who_lists_members_in_columns_that_fit_the_screen() {
     }
     drop(crowd);
 }
+
+#[test]
+fn plain_mode_shows_times_and_rings_and_shows_own_lines_once() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    let folder = tempfile::tempdir().expect("a folder");
+    let raw = folder.path().join("raw");
+    let Some(alice) = Terminal::join(server.port, "--name alice --plain") else { return };
+    alice.shows("a welcome", |rows| rows.iter().any(|row| row.contains("[WELCOME alice]")));
+    alice.records(&raw);
+    alice.types("hello all\r");
+    bob.hears(|line| line == "alice: hello all");
+    bob.say("nothing for her");
+    bob.say("hi alice");
+    bob.say("/msg alice psst");
+    let time = |row: &String| {
+        let (time, rest) = row.split_at_checked(6)?;
+        let is_time = time.bytes().enumerate().all(|(at, byte)| match at {
+            2 => byte == b':',
+            5 => byte == b' ',
+            _ => byte.is_ascii_digit(),
+        });
+        is_time.then(|| rest.to_owned())
+    };
+    let rows = alice.shows("all", |rows| count(rows, "[PRIVATE MESSAGE] bob: psst") == 1);
+    let timed: Vec<String> = rows.iter().filter_map(time).collect();
+    assert!(timed.iter().any(|row| row == "bob: hi alice"), "{rows:?}");
+    assert_eq!(rows.iter().filter(|row| row.contains("hello all")).count(), 1, "{rows:?}");
+    Terminal::waits("two bells", || {
+        fs::read(&raw).is_ok_and(|raw| String::from_utf8_lossy(&raw).matches('\x07').count() == 2)
+    });
+    alice.types("/quit\r");
+    alice.ends_with(0);
+    let Some(alice) = Terminal::join(server.port, "--name alice --plain --times never") else {
+        return;
+    };
+    alice.shows("a welcome", |rows| rows.iter().any(|row| row.starts_with("[WELCOME alice]")));
+}

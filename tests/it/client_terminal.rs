@@ -514,3 +514,50 @@ fn another_name_is_asked_for_when_taken() {
     terminal.presses("C-d");
     terminal.ends_with(77);
 }
+
+#[test]
+fn rooms_of_an_account_are_joined_again() {
+    let server = Server::start();
+    let mut bob = Peer::join(server.port, "bob");
+    drop(Peer::register(server.port, "alice", SESAME));
+    bob.hears(|line| line.starts_with("* alice quit"));
+    let data = tempfile::tempdir().expect("a folder");
+    let open = |flags: &str| {
+        let script = format!(
+            "XDG_DATA_HOME='{}' {CHATTY_WORD} join 127.0.0.1 --port {} {flags}; exec cat",
+            data.path().display(),
+            server.port
+        );
+        Terminal::open(&script)
+    };
+    let account = format!("--name alice --password-cmd 'echo {SESAME}'");
+    let mut leave = |terminal: &Terminal, name: &str| {
+        terminal.types("/quit\r");
+        bob.hears(|line| line.starts_with(&format!("* {name} quit")));
+    };
+    let Some(alice) = open(&account) else { return };
+    alice.shows_last("#lobby>");
+    alice.types("/join ops,dev,art\r/part art\r/join dev\r");
+    alice.shows_last("#dev>");
+    leave(&alice, "alice");
+    let again = open(&account).expect("tmux");
+    again.shows_last("#dev>");
+    again.shows("both", |rows| count(rows, "-- you are in #ops; your messages now go there") == 1);
+    assert!(!again.rows().iter().any(|row| row.contains("#art")));
+    leave(&again, "alice");
+    let named = open(&format!("{account} --room new")).expect("tmux");
+    named.shows_last("#new>");
+    named.shows("all", |rows| count(rows, "-- you are in #ops; your messages now go there") == 1);
+    leave(&named, "alice");
+    let without = open(&format!("{account} --rejoin no")).expect("tmux");
+    without.shows_last("#lobby>");
+    leave(&without, "alice");
+    for (flags, target) in [("", "#lobby>"), ("--rejoin yes", "#lobby>"), ("--rejoin yes", "#tea>")]
+    {
+        let guest = open(&format!("--name guest {flags}")).expect("tmux");
+        guest.shows_last(target);
+        guest.types("/join tea\r");
+        guest.shows_last("#tea>");
+        leave(&guest, "guest");
+    }
+}

@@ -64,7 +64,7 @@ const FLOORS: &[(&str, Floors)] = &[
             (Apart, &["arguments"]),
             (Apart, &["script", "terminal"]),
             (Apart, &["session"]),
-            (Apart, &["log_files"]),
+            (Apart, &["log_files", "remembered_rooms"]),
             (Apart, &["net"]),
             (Apart, &["model", "process", "text"]),
             (Apart, &["limits"]),

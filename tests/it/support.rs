@@ -498,6 +498,7 @@ impl Terminal {
             .env("SHELL", "/bin/sh")
             .env("CHATTY_CONFIG", "/dev/null")
             .env("XDG_STATE_HOME", self.folder.path())
+            .env("XDG_DATA_HOME", self.folder.path())
             .output();
         String::from_utf8_lossy(&command.expect("tmux").stdout).into_owned()
     }

@@ -313,6 +313,16 @@ impl State {
         small.flat_map(BTreeMap::keys).filter(|other| **other != me && **other != key).collect()
     }
 
+    /// Returns the joined rooms; the current one is the last.
+    pub(in crate::client) fn rooms_to_remember(&self) -> Vec<&str> {
+        let is_current =
+            |room: &&str| self.room().is_some_and(|current| is_same_name(current, room));
+        let joined = self.joined.values().map(|room| room.name.as_str());
+        let (last, mut rooms): (Vec<_>, Vec<_>) = joined.partition(is_current);
+        rooms.extend(last);
+        rooms
+    }
+
     /// Returns the known rooms, without `#`, joined ones first.
     pub(in crate::client) fn rooms(&self) -> Vec<String> {
         let joined = self.joined.values().map(|room| room.name.clone());

@@ -3,12 +3,16 @@
 
 use std::io::{self, Write};
 
+use jiff::Zoned;
+
 use super::json::{self, Status};
 use super::writer::Writer;
+use crate::client::model::mentions::Highlights;
 use crate::client::text::sanitize::Clean;
 use crate::client::text::sanitize::print_error;
 use crate::client::text::theme::Theme;
-use crate::protocol::{Event, Message, Place, Tags, text};
+use crate::protocol::name::is_same_name;
+use crate::protocol::{Event, Message, Place, Stamp, Tags, text};
 
 /// The output of a run.
 pub(in crate::client) struct Output {
@@ -28,14 +32,51 @@ pub(in crate::client) enum Extent {
 }
 
 /// The output format.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(in crate::client) enum Form {
     /// The line itself, for programs.
     Plain,
     /// The line in color, sanitized for a terminal.
     Shown(Theme),
+    /// Like [`Self::Shown`], for a user who types the lines, perhaps with a screen reader.
+    Typed(Theme, Typing),
     /// A JSON object.
     Json,
+}
+
+/// How lines are shown to a user who types on the same terminal. The terminal shows the typed
+/// lines, so their echoes are left out.
+#[derive(Debug, Clone)]
+pub(in crate::client) struct Typing {
+    pub(in crate::client) has_times: bool,
+    /// The words besides the user's name that ring the bell; `None`: nothing does.
+    pub(in crate::client) bell: Option<Highlights>,
+}
+
+impl Typing {
+    /// Returns what precedes a line: a bell if it is for the user, and the time. `None`: the line
+    /// is an echo and left out.
+    fn start(&self, tags: &Tags<'_>, plain: &str, is_answer: bool, me: &str) -> Option<String> {
+        let message = match Event::parse(plain) {
+            Some(Event::Message(message)) => Some(message),
+            _ => None,
+        };
+        if is_answer && message.is_some() {
+            return None;
+        }
+        let is_for_me = |words: &Highlights| {
+            message.is_some_and(|message| {
+                message.place == Place::ToMe
+                    || !is_same_name(message.from, me) && words.is_mention(message.text, me)
+            })
+        };
+        let bell = if self.bell.as_ref().is_some_and(is_for_me) { "\x07" } else { "" };
+        let (now, time) = (Zoned::now(), tags.time.map(Stamp::timestamp));
+        let time = time.map_or_else(|| now.clone(), |time| time.to_zoned(now.time_zone().clone()));
+        let format = if time.date() == now.date() { "%H:%M " } else { "%Y-%m-%d %H:%M " };
+        let time = if self.has_times { time.strftime(format).to_string() } else { String::new() };
+        Some(format!("{bell}{time}"))
+    }
 }
 
 impl Output {
@@ -66,9 +107,13 @@ impl Output {
             return Ok(());
         }
         let out = self.out.batch();
-        match self.form {
+        match &self.form {
             Form::Plain => writeln!(out, "{}", text::clean(plain)),
-            Form::Shown(theme) => writeln!(out, "{}", shown(theme, plain)),
+            Form::Shown(theme) => writeln!(out, "{}", shown(*theme, plain)),
+            Form::Typed(theme, typing) => match typing.start(tags, plain, number.is_some(), me) {
+                Some(start) => writeln!(out, "{start}{}", shown(*theme, plain)),
+                None => Ok(()),
+            },
             Form::Json => json::line(out, tags, plain, number, me),
         }
     }

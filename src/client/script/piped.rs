@@ -68,7 +68,7 @@ pub(in crate::client) async fn run(
 ) -> Exit {
     let ActiveSession { mut connection, session, cids, mut reconnect, ping_after, log, .. } =
         active;
-    let output = Output::new(stdio::stdout(), task.form, task.extent, task.is_quiet);
+    let output = Output::new(stdio::stdout(), task.form.clone(), task.extent, task.is_quiet);
     let mut script = Script::new(&session.me, cids, &task, &reconnect, ping_after, log, output);
     let mut input = read_input(task.lines, task.reads_input);
     script.output.status_object(Status::Online, None, &format!("logged in as {}", session.me));
@@ -576,7 +576,7 @@ mod tests {
                 lines: Vec::new(),
                 reads_input: false,
                 raw_room: raw_room.map(|room| RoomName::parse(room).unwrap()),
-                form,
+                form: form.clone(),
                 extent: Extent::All,
                 wait: Duration::ZERO,
                 is_quiet: false,

@@ -126,7 +126,7 @@ impl Session {
     }
 
     /// Sends further commands of the login and waits for their answers.
-    pub(super) async fn send_and_wait(
+    pub(in crate::client) async fn send_and_wait(
         &mut self,
         connection: &mut Connection,
         lines: &[String],

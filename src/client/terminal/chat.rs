@@ -23,6 +23,7 @@ use crate::client::log_files::LogFiles;
 use crate::client::model::local;
 use crate::client::model::state::{LinkState, State};
 use crate::client::model::submission::is_secret;
+use crate::client::remembered_rooms::RememberedRooms;
 use crate::client::session::login::Session;
 use crate::client::session::outgoing::{UncertainLine, in_local_time};
 use crate::client::session::reconnect::{Outcome, Reconnected};
@@ -31,7 +32,7 @@ use crate::client::session::resume::{
 };
 use crate::commands::{self, Command, MessageTarget, Parsed};
 use crate::protocol::text::is_blank_text;
-use crate::protocol::{Event, Key, Reply, Tags};
+use crate::protocol::{Event, Key, Moderation, Reply, Tags};
 
 /// The reports about lines without an answer.
 const UNCERTAIN: &str = "perhaps not delivered";
@@ -55,6 +56,7 @@ pub(super) struct Chat {
     /// `/help`.
     pending_help: Option<Vec<String>>,
     log: LogFiles,
+    pub(super) rooms: RememberedRooms,
     /// The settings file, until the user was told that it keeps settings.
     pub(super) settings_file: Option<String>,
     /// Whether the server describes the members of a room (`/who -l`).
@@ -93,6 +95,7 @@ impl Chat {
             pending_help: None,
             switched_by: None,
             log,
+            rooms: RememberedRooms::none(),
             settings_file: None,
             has_who_details: false,
             detailed: BTreeSet::new(),
@@ -211,6 +214,11 @@ impl Chat {
         if is_shown && let Some(problem) = self.log.note(&tags, plain) {
             self.warn(&problem);
         }
+        if let Some(Event::Reply(reply)) = event
+            && let Err(problem) = self.remember_rooms(&reply)
+        {
+            self.warn(&problem);
+        }
         if let (Some(cid), Some(Event::Reply(Reply::Pong { .. }))) = (tags.cid, event)
             && let Some(sent) = self.resumption.outgoing.sent_at(cid)
         {
@@ -228,6 +236,19 @@ impl Chat {
         if let Some(Event::Bye { code, text }) = event {
             self.farewell = Some((code.to_owned(), text.to_owned()));
         }
+    }
+
+    /// Stores the rooms after a reply that changes them, or that begins or ends an account.
+    fn remember_rooms(&mut self, reply: &Reply<'_>) -> Result<(), String> {
+        match *reply {
+            Reply::Joined { .. }
+            | Reply::Parted { .. }
+            | Reply::Moderation(Moderation::Kicked { .. }) => {}
+            Reply::Registered { name } => self.rooms.account_changed(Some(name)),
+            Reply::Unregistered { .. } => self.rooms.account_changed(None),
+            _ => return Ok(()),
+        }
+        self.rooms.save(&lock(&self.state).rooms_to_remember())
     }
 
     /// Whether a line continues a member list whose first line shows as many names as fit.

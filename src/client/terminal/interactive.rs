@@ -83,8 +83,8 @@ async fn chat(
     signals: &mut Signals,
     terminal: &Terminal,
 ) -> rustyline::Result<(Exit, Option<String>)> {
-    let ActiveSession { connection, session, cids, reconnect, ping_after, log, debug_panic } =
-        active;
+    let (rooms, debug_panic) = (active.rooms, active.debug_panic);
+    let ActiveSession { connection, session, cids, reconnect, ping_after, log, .. } = active;
     let Setup { screen, attention, history, joins, words, settings_file } = setup;
     let (printer, orders) = Printer::new();
     let mut state = State::new(&session.me);
@@ -116,6 +116,7 @@ async fn chat(
     let continued = signals::continued()?;
     let (resumption, state) = (Resumption::new(cids), shared.state.clone());
     let mut chat = Chat::new(resumption, state, printer, screen, attention, joins, log);
+    chat.rooms = rooms;
     chat.settings_file = settings_file;
     chat.has_who_details = connection.features.contains(&Feature::WhoDetails);
     session.lines.iter().for_each(|line| chat.show(line));
