@@ -18,10 +18,16 @@ pub struct SentMail {
 }
 
 /// The author of the posts of programs that have not proven an account. User ids begin at 1.
-pub const NOBODY: UserId = UserId(0);
+pub const ANONYMOUS: UserId = UserId(0);
 
 /// Set in the ids of labels only.
 const LABEL_BIT: u64 = 1 << 63;
+
+/// Returns the id and the label that a text names, if it is one. Labels need not be in use.
+#[must_use]
+pub fn label_named(text: &str) -> Option<(UserId, Name)> {
+    Name::parse_label(text).map(|label| (label_id(label.key()), label))
+}
 
 /// Returns the id by which a label is ignored or muted. It never is the id of a user, and stays
 /// the same everywhere, as it is stored.
@@ -72,10 +78,14 @@ impl Record {
     /// Returns whether one of these users or labels wrote the message.
     #[must_use]
     pub fn is_by_one_of(&self, authors: &[UserId]) -> bool {
-        authors.contains(&self.author)
-            || (!authors.is_empty()
-                && is_label(self.from.as_str())
-                && authors.contains(&label_id(self.from.key())))
+        // Nearly every reader ignores no one.
+        !authors.is_empty() && self.authors().any(|author| authors.contains(&author))
+    }
+
+    /// Returns the author, and the label of a post: the ids by which the message is ignored.
+    pub fn authors(&self) -> impl Iterator<Item = UserId> {
+        let label = is_label(self.from.as_str()).then(|| label_id(self.from.key()));
+        std::iter::once(self.author).chain(label)
     }
 
     /// Returns the message as `reader` sees it.

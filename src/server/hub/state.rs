@@ -32,7 +32,7 @@ use crate::server::limits::Limits;
 use crate::server::limits::rate_limit::{Rate, RateLimiter};
 use crate::server::net::ConnId;
 use crate::server::net::peer::Peer;
-use crate::server::record::{Recipient, Record, UserId, is_label_id, label_id};
+use crate::server::record::{Recipient, Record, UserId, is_label_id, label_named};
 use crate::server::store::LastIds;
 use accounts::{Account, Accounts};
 use connections::{Connection, Connections, DeliveryMode, Query, Settings};
@@ -156,8 +156,8 @@ impl State {
 
     /// The online user or the account with this name, or the label of a program.
     pub(crate) fn known_as(&self, name: &str) -> Option<(UserId, Name)> {
-        if let Some(label) = Name::parse_label(name) {
-            return Some((label_id(label.key()), label));
+        if let Some(label) = label_named(name) {
+            return Some(label);
         }
         let account = || self.accounts.named(&Key::fold(name));
         let user = self.users.named(name).map(|user| &self.users[user]);

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::bans::require_not_banned;
 use super::rights::{is_server_operator, moderated_room, operators_online};
 use super::{
-    ErrorReason, Moderation, Now, Refusal, Request, Result, RoomIx, Scope, State, Tags, UserIx,
-    no_such_user, refusal, send_to_user,
+    ErrorReason, Moderation, Now, Refusal, Request, Result, RoomIx, Scope, State, Tags, UserId,
+    UserIx, no_such_user, refusal, send_to_user,
 };
 use crate::server::auth::passwords::digest;
+use crate::server::hub::state::moderation::Moderation as RoomModeration;
 
 /// How a user can join a room.
 #[derive(Debug)]
@@ -73,14 +74,19 @@ pub(super) fn invite(state: &mut State, req: &mut Request<'_>, user: UserIx, nam
 pub(super) fn require_entry(state: &State, now: Now, user: UserIx, room: RoomIx) -> Result<Entry> {
     require_not_banned(state, now, user, room)?;
     let moderation = state.moderation_in(Scope::Room(room));
-    let (me, lock) = (state.users[user].id, &moderation.lock);
-    let has_access =
-        lock.invited.contains(&me) || moderation.is_operator(me) || is_server_operator(state, me);
-    match &lock.key {
-        _ if !lock.is_on || has_access => Ok(Entry::Open),
+    match &moderation.lock.key {
+        _ if is_open_to(state, moderation, state.users[user].id) => Ok(Entry::Open),
         Some(key) => Ok(Entry::ByKey(key.clone())),
         None => Err(locked_out(state, room, ErrorReason::RoomLocked)),
     }
+}
+
+/// Whether a lock does not keep a user or account out of a room, even without the key.
+pub(super) fn is_open_to(state: &State, moderation: &RoomModeration, person: UserId) -> bool {
+    !moderation.lock.is_on
+        || moderation.lock.invited.contains(&person)
+        || moderation.is_operator(person)
+        || is_server_operator(state, person)
 }
 
 /// Returns the refusal to join a locked room.

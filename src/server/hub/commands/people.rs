@@ -10,7 +10,7 @@ use super::{
 };
 use crate::protocol::reply::Whois;
 use crate::server::hub::delivery::{announce, event_tags};
-use crate::server::record::{UserId, label_id};
+use crate::server::record::label_named;
 
 /// `/whois`.
 pub(super) fn whois(state: &State, req: &mut Request<'_>, me: UserIx, name: &str) -> Result {
@@ -110,11 +110,6 @@ pub(super) fn unignore(
     };
     req.reply(Reply::Unignore { name: shown.as_str(), was_ignored: !ended.is_empty() });
     Ok(())
-}
-
-/// Returns the id and the spelling of a program's label. Labels need not be in use.
-fn label_named(name: &str) -> Option<(UserId, Name)> {
-    Name::parse_label(name).map(|label| (label_id(label.key()), label))
 }
 
 /// Lists the ignored users.

@@ -1,12 +1,13 @@
-//! Programs that post without logging in: `/post` and `/auth`. Nobody sees them in a room; people
+//! Programs that post without logging in: `/post` and `/auth`. No list of a room shows them; users
 //! see the label `+alerts` as the author, which no user can have as a name. The author of a post
-//! is the account that the connection has proven, or [`NOBODY`].
+//! is the account that the connection has proven, or [`ANONYMOUS`].
 
 use super::accounts::unchanged_account;
 use super::bans::{banned_from_room, reject_banned, subject_named};
+use super::locks::is_open_to;
 use super::login::read_name;
 use super::passwords::{check_password, require_privacy};
-use super::rights::{is_server_operator, muted};
+use super::rights::{muted, room_in};
 use super::talk::{Author, post_as_program};
 use super::{
     ErrorReason, Key, Name, Purpose, Refusal, Reply, Request, Result, RoomName, State, Target,
@@ -16,7 +17,7 @@ use crate::server::hub::state::accounts::Proof;
 use crate::server::hub::state::connections::Poster;
 use crate::server::limits::AllowPost;
 use crate::server::net::peer::Peer;
-use crate::server::record::{NOBODY, label_id};
+use crate::server::record::{ANONYMOUS, label_id};
 
 /// `/post`.
 pub(super) fn post(
@@ -40,7 +41,7 @@ pub(super) fn post(
     require_free_label(state, poster, &label)?;
     let label = label.label();
     require_access(state, req, (person, &label), &room)?;
-    let author = Author { id: poster.account.unwrap_or(NOBODY), name: label };
+    let author = Author { id: poster.account.unwrap_or(ANONYMOUS), name: label };
     post_as_program(state, req, author, &room, text);
     Ok(())
 }
@@ -139,12 +140,7 @@ fn require_access(
     if let Some(mute) = muted_ids.find_map(|id| moderation.mute_of(req.now, id)) {
         return Err(muted(room, mute));
     }
-    let may_enter = !moderation.lock.is_on
-        || moderation.lock.invited.contains(&person)
-        || moderation.is_operator(person)
-        || is_server_operator(state, person)
-        || is_member(state, person, room.key());
-    if may_enter {
+    if is_open_to(state, moderation, person) || is_member(state, person, room.key()) {
         return Ok(());
     }
     let text = format!("not sent: {room} is locked; post with an account that may enter it");
@@ -153,5 +149,5 @@ fn require_access(
 
 fn is_member(state: &State, person: UserId, room: &Key) -> bool {
     let user = state.users.find(person);
-    user.is_some_and(|user| super::rights::room_in(state, user, room).is_some())
+    user.is_some_and(|user| room_in(state, user, room).is_some())
 }

@@ -10,9 +10,8 @@ use super::{
 };
 use crate::commands::MessageTarget;
 use crate::protocol::Place;
-use crate::protocol::name::is_label;
 use crate::server::hub::delivery::{audiences, deliver};
-use crate::server::record::{Recipient, label_id};
+use crate::server::record::Recipient;
 
 /// The author of a message, by the name shown with it.
 pub(super) struct Author {
@@ -154,8 +153,7 @@ fn send_to_room(state: &State, req: &mut Request<'_>, room: Option<RoomIx>, reco
     // else the same line as the room.
     let has_own_copy = req.cid.is_some() || !req.settings.echo;
     let mut except = if has_own_copy { vec![req.socket] } else { Vec::new() };
-    let label = is_label(record.from.as_str()).then(|| label_id(record.from.key()));
-    for author in [Some(record.author), label].into_iter().flatten() {
+    for author in record.authors() {
         let ignoring = state.relations.of(author).ignored_by.iter();
         let ignoring = ignoring.filter_map(|by| state.users.find(*by));
         except.extend(ignoring.filter_map(|by| state.connection_of(by).socket));
