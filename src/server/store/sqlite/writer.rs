@@ -196,7 +196,8 @@ impl Writer {
         let last_time = connection.query_row(last_time, [], |row| row.get(0)).optional()?;
         let indexed = read_number(&connection, "indexed")?;
         let placed = read_number(&connection, "placed")?;
-        let count = places::count_messages(&connection)?;
+        let is_counted = options.retention.messages.is_some();
+        let count = is_counted.then(|| places::count_messages(&connection)).transpose()?;
         let mut erasure = Erasure::default();
         if options.retention.is_limited() {
             erasure.schedule(); // a crash may have prevented one
@@ -216,7 +217,7 @@ impl Writer {
             wal_pages,
             last,
             ceiling: LastIds::default(),
-            count: options.retention.messages.map(|_| count),
+            count,
             last_time: last_time.unwrap_or_default(),
             sweep: Sweep::new(),
             erasure,
