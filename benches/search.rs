@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use chatty::protocol::{Key, Name, RoomName, Stamp};
 use chatty::server::record::{Recipient, Record, UserId};
 use chatty::server::store::sqlite::{Durability, FILE, Options, Retention, SqliteLog};
-use chatty::server::store::{Batch, Filter, LastIds, Log as _, ReadRequest, SearchTerms, Thread};
+use chatty::server::store::{Batch, LastIds, Log as _, ReadRequest, SearchTerms, Thread};
 use rusqlite::Connection;
 
 const BATCH: u64 = 2000;
@@ -101,14 +101,7 @@ fn search(
         let rooms = vec![Key::fold("ops")];
         let reader = UserId(2);
         let thread = Thread::Search { reader, rooms, is_private_too: true, terms };
-        let query = ReadRequest {
-            thread,
-            count: 50,
-            size: usize::MAX,
-            after: None,
-            hidden: Vec::new(),
-            filter: Filter::default(),
-        };
+        let query = ReadRequest::latest(thread, 50, usize::MAX);
         let start = Instant::now();
         let count = log.read_all(query).records.len();
         let took = start.elapsed().as_secs_f64() * 1e3;

@@ -152,19 +152,10 @@ impl<L: Log> Reactor<L> {
 mod tests {
     use super::*;
     use crate::protocol::Key;
-    use crate::server::store::Filter;
 
     fn push(reads: &mut Reads, kind: ReadKind, address: &str, slot: u32) {
         let thread = Thread::Room(Key::fold("ops"));
-        let (count, size, after, hidden) = (1, 1, None, Vec::new());
-        let read = Read::new(ReadRequest {
-            thread,
-            count,
-            size,
-            after,
-            hidden,
-            filter: Filter::default(),
-        });
+        let read = Read::new(ReadRequest::latest(thread, 1, 1));
         let peer = Peer::new(address.parse().expect("an address"));
         reads.push(kind, Some(peer), ConnId { slot, generation: 0 }, read);
     }

@@ -261,7 +261,6 @@ impl Content {
 mod tests {
     use super::*;
     use crate::protocol::{Name, RoomName, Stamp};
-    use crate::server::store::Filter;
 
     fn record(id: u64, author: u64, to: Recipient) -> Arc<Record> {
         let from = Name::parse(&format!("p{author}")).unwrap();
@@ -288,12 +287,9 @@ mod tests {
 
     fn ids(log: &MemoryLog, thread: Thread, count: usize, after: Option<u64>) -> Vec<u64> {
         let query = ReadRequest {
-            thread,
-            count,
-            size: usize::MAX,
             after,
             hidden: vec![UserId(9)],
-            filter: Filter::default(),
+            ..ReadRequest::latest(thread, count, usize::MAX)
         };
         log.find(&query).records.iter().map(|record| record.id).collect()
     }

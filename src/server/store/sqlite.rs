@@ -94,7 +94,7 @@ pub struct Options {
 /// The file name of the database.
 pub const FILE: &str = "chatty.db";
 
-/// What is appended to it for the file from before an upgrade.
+/// The suffix of the file from before an upgrade.
 const BEFORE: &str = "-before-upgrade";
 
 /// A log in a folder.

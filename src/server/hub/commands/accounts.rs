@@ -8,8 +8,8 @@ use super::login::{add_user, log_in_without_password, read_name, require_free_na
 use super::logout::disconnect_user;
 use super::passwords::{check_password, hash_new, require_privacy};
 use super::{
-    ErrorReason, Farewell, Filter, Name, PendingRequest, Purpose, ReadRequest, Reply, Request,
-    Result, State, Target, Thread, UserId, UserIx, long_reply, refusal,
+    ErrorReason, Farewell, Name, PendingRequest, Purpose, ReadRequest, Reply, Request, Result,
+    State, Target, Thread, UserId, UserIx, long_reply, refusal,
 };
 use crate::commands::Command;
 use crate::protocol::LOGIN_LINE_MAX;
@@ -161,8 +161,7 @@ pub(super) fn log_in_account(state: &mut State, req: &mut Request<'_>, proof: Pr
     let hidden = state.relations.ignored_ids(proof.person);
     let thread = Thread::Ids { reader: proof.person, ids };
     let (count, size) = (MAIL_AT_ONCE, req.page_size());
-    let query =
-        ReadRequest { thread, count, size, after: Some(0), hidden, filter: Filter::default() };
+    let query = ReadRequest { after: Some(0), hidden, ..ReadRequest::latest(thread, count, size) };
     let request = MailRequest { cid: req.cid.take(), proof };
     state.connections.wait_for(req.connection, PendingRequest::Mail(request));
     req.read(query);

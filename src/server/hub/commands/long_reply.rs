@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::rights::{require_rights, room_in, room_of};
 use super::{
-    ErrorReason, Event, Filter, List, Moderation, PendingRequest, ReadRequest, Record, Reply,
-    Request, Result, RoomIx, RoomName, SERVER_NAME, Scope, State, Thread, UserId, UserIx, catch_up,
+    ErrorReason, Event, List, Moderation, PendingRequest, ReadRequest, Record, Reply, Request,
+    Result, RoomIx, RoomName, SERVER_NAME, Scope, State, Thread, UserId, UserIx, catch_up,
     presence, refusal, reply,
 };
 use crate::protocol::{Message, Place, Stamp, Tags};
@@ -205,7 +205,7 @@ fn next_read(state: &State, req: &Request<'_>, reply: &LongReply) -> Option<Read
     };
     let (count, size) = (ids.len(), req.page_size());
     let thread = Thread::Ids { reader, ids };
-    Some(ReadRequest { thread, count, size, after: Some(0), hidden, filter: Filter::default() })
+    Some(ReadRequest { after: Some(0), hidden, ..ReadRequest::latest(thread, count, size) })
 }
 
 fn may_read_bans(state: &State, req: &Request<'_>, content: &Content) -> bool {

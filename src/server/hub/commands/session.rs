@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::bans::{leave_banned_rooms, reject_banned};
 use super::{
-    ErrorReason, Farewell, Filter, PendingRequest, ReadRequest, Record, Reply, Request, Result,
-    State, Thread, UserIx, refusal,
+    ErrorReason, Farewell, PendingRequest, ReadRequest, Record, Reply, Request, Result, State,
+    Thread, UserIx, refusal,
 };
 use crate::protocol::reply::Arrival;
 use crate::server::auth::tokens::{TokenHash, hash};
@@ -59,15 +59,7 @@ pub(super) fn resume(
         Lookup::InLog => {
             let request = ResumeCheck { cid: req.cid.take(), token, cursor };
             let thread = Thread::Message { id: cursor.after };
-            let (after, hidden) = (None, Vec::new());
-            let query = ReadRequest {
-                thread,
-                count: 1,
-                size: usize::MAX,
-                after,
-                hidden,
-                filter: Filter::default(),
-            };
+            let query = ReadRequest::latest(thread, 1, usize::MAX);
             state.connections.wait_for(req.connection, PendingRequest::Resume(request));
             req.read(query);
         }

@@ -12,7 +12,7 @@ use crate::server::hub::state::connections::DeliveryMode;
 use crate::server::hub::state::index::{ConnectionIx, UserIx};
 use crate::server::net::ConnId;
 use crate::server::record::{Record, UserId};
-use crate::server::store::{Filter, ReadRequest, ReadResult, Thread};
+use crate::server::store::{ReadRequest, ReadResult, Thread};
 use crate::server::turn::{Origin, Turn};
 
 /// Switches a slow reader from live delivery to catch-up.
@@ -113,14 +113,7 @@ fn request(state: &State, user: UserIx, after: u64, size: usize) -> ReadRequest 
     let stays = state.memberships.spans(user).after(after);
     let thread = Thread::Feed { reader: state.users[user].id, stays };
     let hidden = state.relations.ignored_ids(state.users[user].id);
-    ReadRequest {
-        thread,
-        count: PAGE_ROWS,
-        size,
-        after: Some(after),
-        hidden,
-        filter: Filter::default(),
-    }
+    ReadRequest { after: Some(after), hidden, ..ReadRequest::latest(thread, PAGE_ROWS, size) }
 }
 
 fn send_records(state: &mut State, req: &mut Request<'_>, user: UserIx, records: &[Arc<Record>]) {

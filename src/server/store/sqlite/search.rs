@@ -216,7 +216,7 @@ mod tests {
     use super::*;
     use crate::protocol::{Key, Name, RoomName, Stamp};
     use crate::server::store::sqlite::{Durability, FILE, Options, Retention, SqliteLog};
-    use crate::server::store::{Batch, Filter, LastIds, Log as _, ReadRequest, SearchTerms};
+    use crate::server::store::{Batch, LastIds, Log as _, ReadRequest, SearchTerms};
 
     /// A log whose message `id` has the text `text(id)`; all but the last ten are indexed.
     fn log_with(folder: &std::path::Path, count: u64, text: fn(u64) -> String) -> Connection {
@@ -253,15 +253,7 @@ mod tests {
     ) -> (Vec<u64>, usize) {
         let (terms, rooms) = (SearchTerms::parse(text), vec![Key::fold("ops"), Key::fold("no")]);
         let thread = Thread::Search { reader: UserId(2), rooms, is_private_too: true, terms };
-        let (size, after, hidden) = (usize::MAX, None, Vec::new());
-        let mut read = Read::new(ReadRequest {
-            thread,
-            count,
-            size,
-            after,
-            hidden,
-            filter: Filter::default(),
-        });
+        let mut read = Read::new(ReadRequest::latest(thread, count, usize::MAX));
         let mut slices = 1;
         while !find(connection, &mut read, &mut budget()).unwrap() {
             slices += 1;

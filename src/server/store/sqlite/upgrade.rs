@@ -21,8 +21,7 @@ use crate::files::open_own;
 use crate::protocol::RoomName;
 use crate::server::audit;
 
-/// What is appended to the name of the database while the new file is written, and when it is
-/// complete.
+/// Suffixes of the new file's name: while it is written, and when it is complete.
 const PARTIAL: &str = "-new";
 const COMPLETE: &str = "-upgraded";
 
@@ -190,7 +189,7 @@ fn insert_rooms(
     Ok(())
 }
 
-/// Copies the collections and the numbers. The search index is written anew in the background.
+/// Copies the collections and the numbers. The search index is written again, in the background.
 fn copy_entries(connection: &Connection, version: usize) -> anyhow::Result<()> {
     connection.execute_batch(
         "INSERT OR REPLACE INTO main.last
