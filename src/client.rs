@@ -48,7 +48,7 @@ use script::piped::Task;
 use session::login::Identity;
 use session::password::Password;
 pub use session::password::new_password;
-use start::{Failure, PASSWORD_HINT, read_sources, start_session};
+use start::{Failure, PASSWORD_HINT, read_password, start_session};
 use terminal::history::History;
 use terminal::interactive::Setup;
 use terminal::notify::{Notifier, NotifyMethod};
@@ -140,8 +140,7 @@ async fn say_task(args: &SayArgs) -> Result<say::Task, (Exit, String)> {
 }
 
 async fn say_password(args: &SayArgs, name: &Name) -> Result<Password, (Exit, String)> {
-    let (file, command) = (args.password_file.clone(), args.password_cmd.clone());
-    let given = read_sources(file, command).await.map_err(|problem| (Exit::Usage, problem))?;
+    let given = read_password(&args.password).await.map_err(|problem| (Exit::Usage, problem))?;
     match given {
         Some(password) => Ok(password),
         None if is_on_terminal() => Password::ask(name.as_str(), "")

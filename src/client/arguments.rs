@@ -46,18 +46,8 @@ pub struct JoinArgs {
     #[arg(short, long, env = "CHATTY_NAME", help_heading = "Identity")]
     pub(super) name: Option<String>,
 
-    /// File whose first line is the password of your account
-    ///
-    /// CHATTY_PASSWORD can hold the password itself. Without any of these, chatty asks for
-    /// the password on a terminal if the name needs one.
-    #[arg(long, value_name = "FILE", env = "CHATTY_PASSWORD_FILE", help_heading = "Identity")]
-    #[arg(conflicts_with = "password_cmd")]
-    pub(super) password_file: Option<PathBuf>,
-
-    /// Shell command whose first line of output is the password of your account
-    #[arg(long, value_name = "COMMAND", env = "CHATTY_PASSWORD_CMD", help_heading = "Identity")]
-    #[arg(conflicts_with = "password_file")]
-    pub(super) password_cmd: Option<String>,
+    #[command(flatten)]
+    pub(super) password: PasswordArgs,
 
     /// Rooms to join after login, separated by commas, or once per room
     ///
@@ -225,10 +215,28 @@ impl JoinArgs {
     }
 }
 
+/// The sources of an account's password.
+#[derive(Debug, clap::Args)]
+#[allow(clippy::doc_markdown)] // the text of --help
+pub(super) struct PasswordArgs {
+    /// File whose first line is the password of your account
+    ///
+    /// CHATTY_PASSWORD can hold the password itself. Without any of these, chatty asks for
+    /// the password on a terminal if the name needs one.
+    #[arg(long, value_name = "FILE", env = "CHATTY_PASSWORD_FILE", help_heading = "Identity")]
+    #[arg(conflicts_with = "password_cmd")]
+    pub(super) password_file: Option<PathBuf>,
+
+    /// Shell command whose first line of output is the password of your account
+    #[arg(long, value_name = "COMMAND", env = "CHATTY_PASSWORD_CMD", help_heading = "Identity")]
+    #[arg(conflicts_with = "password_file")]
+    pub(super) password_cmd: Option<String>,
+}
+
 /// Post to a room without logging in
 ///
-/// People in the room see the text as +LABEL: TEXT. Nobody sees the program in the room, and it
-/// sees nothing of the chat. Without TEXT, every line of standard input is posted.
+/// Users in the room see the text as +LABEL: TEXT. The program is not a member of the room and
+/// receives nothing of the chat. Without TEXT, every line of standard input is posted.
 #[derive(Debug, clap::Args)]
 #[command(after_help = SAY_EXAMPLES)]
 #[allow(clippy::doc_markdown)] // the text of --help
@@ -245,18 +253,8 @@ pub struct SayArgs {
     #[arg(short, long, value_name = "ACCOUNT", help_heading = "Identity")]
     pub(super) name: Option<String>,
 
-    /// File whose first line is the password of the account
-    ///
-    /// CHATTY_PASSWORD can hold the password itself. Without any of these, chatty asks for
-    /// the password on a terminal.
-    #[arg(long, value_name = "FILE", env = "CHATTY_PASSWORD_FILE", help_heading = "Identity")]
-    #[arg(conflicts_with = "password_cmd")]
-    pub(super) password_file: Option<PathBuf>,
-
-    /// Shell command whose first line of output is the password of the account
-    #[arg(long, value_name = "COMMAND", env = "CHATTY_PASSWORD_CMD", help_heading = "Identity")]
-    #[arg(conflicts_with = "password_file")]
-    pub(super) password_cmd: Option<String>,
+    #[command(flatten)]
+    pub(super) password: PasswordArgs,
 
     /// Room to post to; it need not have members
     #[arg(short, long, env = "CHATTY_ROOM", value_parser = room_name, default_value = LOBBY)]

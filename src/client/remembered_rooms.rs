@@ -71,7 +71,7 @@ impl RememberedRooms {
         let Some(path) = self.path() else { return Vec::new() };
         let bytes =
             open_own(&path, OpenOptions::new().read(true)).and_then(text_file::read_bytes_from);
-        // A file that cannot be read is as good as none: it is written anew.
+        // A file that cannot be read counts as missing; the next save replaces it.
         let text = bytes.and_then(text_file::decode).unwrap_or_default();
         let remembered: Vec<RoomName> =
             text.lines().take(REJOINED_MAX).filter_map(|line| RoomName::parse(line).ok()).collect();

@@ -12,7 +12,7 @@ use super::net::connection::{Connection, Progress, Unreachable, connect};
 use super::net::tls::Tls;
 use super::process::exit::Exit;
 use super::process::signals::Signals;
-use super::script::input::{Input, Line, read_input};
+use super::script::input::{Input, Line, read_input, text_of};
 use super::session::QUIT;
 use super::session::heartbeat::{Heartbeat, HeartbeatAction};
 use super::session::login::{self, Refused};
@@ -245,12 +245,12 @@ impl Posting {
             }
         };
         self.count += 1;
-        let line = line.strip_suffix(b"\n").unwrap_or(&line);
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let Ok(text) = str::from_utf8(line) else {
-            let why = "not sent: not UTF-8; convert it with iconv";
-            self.refuse(self.count, ErrorCode::BadEncoding.as_str(), why);
-            return Ok(());
+        let text = match text_of(&line) {
+            Ok(text) => text,
+            Err(why) => {
+                self.refuse(self.count, ErrorCode::BadEncoding.as_str(), why);
+                return Ok(());
+            }
         };
         if is_blank_text(text) {
             return Ok(());

@@ -3,14 +3,13 @@
 //! login.
 
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-use super::arguments::JoinArgs;
+use super::arguments::{JoinArgs, PasswordArgs};
 use super::log_files::LogFiles;
 use super::net::address::Endpoint;
 use super::net::connection::{Connection, Unreachable};
@@ -234,8 +233,7 @@ impl PendingLogin<'_> {
             self.connection = Some(connection);
         }
         if !self.has_read_password {
-            let (file, command) = (&self.args.password_file, &self.args.password_cmd);
-            let password = read_sources(file.clone(), command.clone()).await;
+            let password = read_password(&self.args.password).await;
             self.password = password.map_err(Problem::NoPassword)?;
             self.has_read_password = true;
             if self.password.is_none() && is_on_terminal() {
@@ -321,10 +319,8 @@ impl PendingLogin<'_> {
 
 /// Returns the password of the file, command or variable. A thread reads it, because files
 /// and commands may block.
-pub(super) async fn read_sources(
-    file: Option<PathBuf>,
-    command: Option<String>,
-) -> Result<Option<Password>, String> {
+pub(super) async fn read_password(args: &PasswordArgs) -> Result<Option<Password>, String> {
+    let (file, command) = (args.password_file.clone(), args.password_cmd.clone());
     let (done, given) = oneshot::channel();
     std::thread::spawn(move || {
         let _ = done.send(Password::from_sources(file.as_deref(), command.as_deref()));

@@ -17,7 +17,7 @@ use crate::server::auth::passwords::HashFile;
 use crate::server::limits::quota::Bounds;
 use crate::server::net::peer::Peer;
 
-/// Who may post without a login.
+/// Which programs may post without a login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum AllowPost {
     /// Any program; without an account from any address
@@ -26,7 +26,7 @@ pub enum AllowPost {
     Account,
     /// Programs on this machine, and those that have proven an account
     Local,
-    /// Nobody
+    /// No program
     Off,
 }
 
@@ -345,7 +345,7 @@ pub struct Limits {
     )]
     pub allow_insecure_passwords: bool,
 
-    /// Who may post with /post, without logging in
+    /// Which programs may post with /post, without logging in
     #[arg(
         help_heading = "Limits of the server",
         long,

@@ -156,6 +156,13 @@ impl Filter {
 }
 
 impl ReadRequest {
+    /// Returns a request for the latest messages of a thread, from all authors.
+    #[must_use]
+    pub fn latest(thread: Thread, count: usize, size: usize) -> Self {
+        let (after, hidden, filter) = (None, Vec::new(), Filter::default());
+        Self { thread, count, size, after, hidden, filter }
+    }
+
     /// Returns whether a record is selected, apart from its position; `spans` belongs to this
     /// request.
     fn selects(&self, record: &Record, spans: &SortedSpans<'_>) -> bool {
@@ -451,15 +458,9 @@ mod tests {
         let (mut ids, mut pages, mut after) = (Vec::new(), 0, 0);
         while after < last {
             let thread = Thread::Feed { reader: READER, stays: spans.to_vec() };
-            let (count, size, hidden) = (256, 64 << 10, Vec::new());
-            let query = ReadRequest {
-                thread,
-                count,
-                size,
-                after: Some(after),
-                hidden,
-                filter: Filter::default(),
-            };
+            let (count, size) = (256, 64 << 10);
+            let query =
+                ReadRequest { after: Some(after), ..ReadRequest::latest(thread, count, size) };
             let rows = log.read_all(query);
             assert!(rows.upto > after && !rows.has_failed, "{} after {after}", rows.upto);
             ids.extend(rows.records.iter().map(|record| record.id));
@@ -510,9 +511,8 @@ mod tests {
         assert_eq!(follow(&file, &spans, last), (mine.to_vec(), 1));
         assert_eq!(follow(&memory, &spans, last), (mine.to_vec(), 1));
         let thread = Thread::Feed { reader: READER, stays: spans.to_vec() };
-        let (count, size, hidden) = (256, 64 << 10, Vec::new());
-        let request =
-            ReadRequest { thread, count, size, after: Some(0), hidden, filter: Filter::default() };
+        let (count, size) = (256, 64 << 10);
+        let request = ReadRequest { after: Some(0), ..ReadRequest::latest(thread, count, size) };
         for slices in
             [count_slices(&file, request.clone()).1, count_slices(&memory, request.clone()).1]
         {
@@ -599,12 +599,9 @@ mod tests {
         let list = |after, hidden: &[UserId]| {
             let thread = Thread::Room(Key::fold("others"));
             let request = ReadRequest {
-                thread,
-                count,
-                size,
                 after,
                 hidden: hidden.to_vec(),
-                filter: Filter::default(),
+                ..ReadRequest::latest(thread, count, size)
             };
             let (found, slices) = count_slices(&file, request.clone());
             let (in_memory, slices_in_memory) = count_slices(&memory, request);
@@ -643,14 +640,7 @@ mod tests {
         memory.append(&batch).unwrap();
         let find = |log: &dyn Log, id| {
             let thread = Thread::Message { id };
-            let query = ReadRequest {
-                thread,
-                count: 1,
-                size: usize::MAX,
-                after: None,
-                hidden: vec![],
-                filter: Filter::default(),
-            };
+            let query = ReadRequest::latest(thread, 1, usize::MAX);
             let rows = log.read_all(query);
             assert!(!rows.has_failed);
             rows.records.iter().map(|record| record.id).collect::<Vec<_>>()
@@ -791,9 +781,8 @@ mod tests {
             let (rooms, is_private_too) = (vec![Key::fold("ops")], false);
             let thread =
                 Thread::Search { reader: READER, rooms, is_private_too, terms: terms.clone() };
-            let (count, size, hidden) = (usize::MAX, usize::MAX, Vec::new());
-            let query =
-                ReadRequest { thread, count, size, after: None, hidden, filter: Filter::default() };
+            let (count, size) = (usize::MAX, usize::MAX);
+            let query = ReadRequest::latest(thread, count, size);
             log.read_all(query).records.iter().map(|record| record.id).collect()
         };
         let mut most = 0;

@@ -19,6 +19,13 @@ const INPUT_LINE_MAX: u64 = 4 * LINE_MAX as u64;
 /// A line of input with its line end. An error is the last item.
 pub(in crate::client) type Line = io::Result<Vec<u8>>;
 
+/// Returns the text of a line without its line end; `Err` explains why it is not sent.
+pub(in crate::client) fn text_of(line: &[u8]) -> Result<&str, &'static str> {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    str::from_utf8(line).map_err(|_| "not sent: not UTF-8; convert it with iconv")
+}
+
 /// The lines of input.
 pub(in crate::client) type Input = mpsc::Receiver<Line>;
 

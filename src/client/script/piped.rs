@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::input::{Input, Line, read_input};
+use super::input::{Input, Line, read_input, text_of};
 use super::json::Status;
 use super::output::{Extent, Form, Output};
 use crate::client::log_files::LogFiles;
@@ -31,7 +31,7 @@ use crate::client::session::{ActiveSession, QUIT};
 use crate::client::text::sanitize::print_error;
 use crate::commands::{self, Command, MessageTarget, Parsed, Setting};
 use crate::protocol::text::is_blank_text;
-use crate::protocol::{Event, LINE_MAX, Reply, RoomName, Tags};
+use crate::protocol::{ErrorCode, Event, LINE_MAX, Reply, RoomName, Tags};
 use crate::stdio;
 
 /// The reports about lines without an answer.
@@ -389,10 +389,9 @@ impl Script {
                 return;
             }
         };
-        let line = line.strip_suffix(b"\n").unwrap_or(&line);
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let Ok(line) = str::from_utf8(line) else {
-            return self.refuse("bad-encoding", "not sent: not UTF-8; convert it with iconv");
+        let line = match text_of(&line) {
+            Ok(line) => line,
+            Err(why) => return self.refuse(ErrorCode::BadEncoding.as_str(), why),
         };
         let outgoing = &mut self.resumption.outgoing;
         if is_blank_text(line) {

@@ -57,7 +57,7 @@ pub(super) struct Chat {
     pending_help: Option<Vec<String>>,
     log: LogFiles,
     pub(super) rooms: RememberedRooms,
-    /// The settings file, until the user was told that it keeps settings.
+    /// The settings file, until its name was shown.
     pub(super) settings_file: Option<String>,
     /// Whether the server describes the members of a room (`/who -l`).
     pub(super) has_who_details: bool,
